@@ -1,1 +1,1 @@
-"""Speed beside the peers, in one run: `python -m bench --help`."""
+"""Mohist beside its peers, in one run: `python -m bench --help`."""

@@ -55,7 +55,7 @@ class _DecodeStep:
         # numpy writes single numbers faster
         self._tokens, self._positions = self._tokens_T.numpy(), self._positions_T.numpy()
         self._tables = self._tables_SB.numpy()
-        self._buffers = SampleBuffers(MAX_TAPED_ROWS, MAX_TOP)
+        self._buffers = SampleBuffers(MAX_TAPED_ROWS, min(MAX_TOP, runner.vocab_size))
         self._tapes: dict[int, tuple[Tape, Tensor]] = {}
 
     def forget(self) -> None:

@@ -28,6 +28,8 @@ from mohist.kernels.weight import Weight
 
 __all__ = ["NativeOps", "SampleBuffers", "Tape"]
 
+_INT32_MAX = 2**31 - 1
+
 
 class Tape:
     """A recorded list of operations. Its operands must keep their addresses for as long as it is replayed."""
@@ -88,7 +90,10 @@ def _aligned(size: int) -> np.ndarray:
 
 
 class SampleBuffers:
-    """Where sampling reads its parameters and writes its results: fixed addresses for up to `rows` rows."""
+    """Where sampling reads its parameters and writes its results: fixed addresses for up to `rows` rows.
+
+    `max_top` must not exceed the vocabulary; rows that ask for more of the likeliest tokens get that many.
+    """
 
     def __init__(self, rows: int, max_top: int) -> None:
         self.rows, self.max_top = rows, max_top
@@ -106,10 +111,11 @@ class SampleBuffers:
         for args, row in zip(self.params, rows, strict=False):
             p = row.params
             args.seed, args.sample, args.position = p.seed, row.sample, row.position
-            args.temperature, args.top_k, args.top_p, args.min_p = p.temperature, p.top_k, p.top_p, p.min_p
+            args.temperature, args.top_p, args.min_p = p.temperature, p.top_p, p.min_p
+            args.top_k = min(p.top_k, _INT32_MAX)
             args.repetition_penalty = p.repetition_penalty
             args.presence_penalty, args.frequency_penalty = p.presence_penalty, p.frequency_penalty
-            args.num_top = p.top_logprobs
+            args.num_top = min(p.top_logprobs, self.max_top)
             args.num_seen = 0
             if row.seen:
                 seen = np.fromiter(row.seen.keys(), np.int32, len(row.seen))
@@ -466,7 +472,8 @@ class NativeOps:
 
     def sample(self, logits_TV: Tensor, rows: Sequence[SampleRow]) -> SampledRows:
         """See `Ops.sample`."""
-        buffers = SampleBuffers(len(rows), max(row.params.top_logprobs for row in rows))
+        most = min(max(row.params.top_logprobs for row in rows), logits_TV.shape[1])
+        buffers = SampleBuffers(len(rows), most)
         buffers.fill(rows)
         self.sample_into(_rows_contiguous(logits_TV), buffers)
         return buffers.read(len(rows))

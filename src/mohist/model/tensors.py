@@ -6,6 +6,7 @@ A module's path in the decoder is the name of its tensor, as in `layers.3.mixer.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 
 import torch
@@ -101,7 +102,8 @@ class FusedVector:
 
     def __init__(self, *vectors: Vector) -> None:
         self._vectors = vectors
-        self._versions: tuple[tuple[int, int], ...] = ()
+        self._parts: list[Tensor] = []
+        self._versions: list[int] = []
         self._fused = torch.empty(0)
 
     def value(self) -> Tensor:
@@ -109,7 +111,9 @@ class FusedVector:
         parts: list[Tensor] = [vector.value for vector in self._vectors]
         if torch.is_grad_enabled() and any(part.requires_grad for part in parts):
             return torch.cat(parts)
-        versions = tuple((id(part), part._version) for part in parts)
-        if versions != self._versions:
-            self._fused, self._versions = torch.cat([part.detach() for part in parts]), versions
+        versions = [part._version for part in parts]
+        same = len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts))
+        if not same or versions != self._versions:
+            self._fused = torch.cat([part.detach() for part in parts])
+            self._parts, self._versions = parts, versions
         return self._fused

@@ -97,7 +97,7 @@ void moe(mohist_pool& pool, const mohist_moe_args& a) {
   float* out = pool.shared(5).get<float>(pairs * dim);
   Product* products = pool.shared(6).get<Product>(2 * a.experts);
   QuantizedRows quantized;
-  if (is_quantized(a.gate[0])) quantized = quantize_rows(pool, 0, a.x, a.x_stride, a.rows, k);
+  if (is_quantized(a.gate[0]) || is_quantized(a.up[0])) quantized = quantize_rows(pool, 0, a.x, a.x_stride, a.rows, k);
   int64_t count = 0;
   for (int64_t e = 0; e < a.experts; e++) {
     const int64_t rows = begin[e + 1] - begin[e];
