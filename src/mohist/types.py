@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,9 +16,14 @@ from mohist.errors import RequestError
 __all__ = [
     "Completion",
     "FinishReason",
+    "Grade",
+    "Group",
     "Message",
+    "Problem",
     "Request",
     "Role",
+    "Rollout",
+    "Sample",
     "SamplingParams",
     "ToolCall",
     "TopLogprobs",
@@ -140,3 +146,71 @@ class Completion:
     top_logprobs: tuple[TopLogprobs, ...]
     finish_reason: FinishReason
     usage: Usage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """Something to solve whose answer can be checked."""
+
+    id: str
+    """Unique within its task and the same in every run: splits, logs and drill-downs refer to it."""
+    question: str
+    answer: Any
+    """What the task's grader compares with: JSON data that the model never sees."""
+    system: str = ""
+    """Instructions before the question; empty for none."""
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation that asks the question."""
+        system = (Message(role="system", content=self.system),) if self.system else ()
+        return (*system, Message(role="user", content=self.question))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grade:
+    """What an answer is worth. `reward` is what training maximises; `parts` say why."""
+
+    reward: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Named aspects ("accuracy", "format", "language"), each 0 to 1; accuracy is what evaluation counts."""
+    note: str = ""
+    """For people: what was wrong."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """One graded answer to a problem."""
+
+    sample: int
+    """Index among the answers to its problem."""
+    completion: Completion
+    message: Message
+    """The completion as text, thinking apart from the answer."""
+    grade: Grade
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """All graded answers to one problem under one set of weights."""
+
+    problem: Problem
+    prompt: tuple[int, ...]
+    rollouts: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One sequence to learn from. The per-token tuples say how position i was predicted, so entry 0 is unused.
+
+    Samples with equal `tokens[:num_shared]` may be packed so that those rows are computed once.
+    """
+
+    tokens: tuple[int, ...]
+    weights: tuple[float, ...]
+    """How much each token's loss counts; 0 for tokens that are only context."""
+    num_shared: int = 0
+    """Leading tokens that other samples of the batch may have in common: the prompt of a group."""
+    logprobs: tuple[float, ...] | None = None
+    """Of each token under the distribution that it was sampled from; 0 where it was not sampled."""
+    advantage: float = 0.0
