@@ -39,8 +39,8 @@ def run(crew: Crew, threads: int, repeats: int) -> Report:
         ],
         notes=[
             f"Multiply-add rate: {range_of(series, MULTIPLY_ADDS)}, probed after every run: PyTorch's "
-            "fastest square float32 matrix product (512 to 1536), so a lower bound of what the machine can do in "
-            "float32. Integer products of quantised weights are counted alike.",
+            "fastest square float32 matrix product (512 to 1536), so a lower bound of what the machine can "
+            "do in float32. Integer products of quantised weights are counted alike.",
         ],
         data=dict(series),
     )

@@ -201,7 +201,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One sequence to learn from. The per-token tuples say how position i was predicted, so entry 0 is unused.
+    """One sequence to learn from. Entry i of the per-token tuples is about token i; entry 0 is unused.
 
     Samples with equal `tokens[:num_shared]` may be packed so that those rows are computed once.
     """
