@@ -6,7 +6,8 @@ MohistError
 ├── SourceError      weights that could not be fetched or found
 ├── ModelError       an architecture, field or tensor that no family covers
 ├── ChatError        messages, templates or tokenizers
-└── RequestError     a request that the engine cannot accept
+├── RequestError     a request that the engine cannot accept
+└── RunError         a run's folder that cannot be used, or training that cannot go on
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ __all__ = [
     "ModelError",
     "MohistError",
     "RequestError",
+    "RunError",
     "SourceError",
     "WeightsError",
 ]
@@ -48,3 +50,7 @@ class ChatError(MohistError):
 
 class RequestError(MohistError):
     """A generation request has a parameter or prompt that cannot be served."""
+
+
+class RunError(MohistError):
+    """A run's folder cannot be used, or its training cannot go on."""
