@@ -11,6 +11,9 @@ A field's type is its rule. Understood are bool, int, float, str, Path, Literal,
 
     config = load(RunConfig, path=Path("run.toml"), overrides=["--optim.lr", "1e-5"])
 
+A section of several kinds is a dataclass with a class method `variants() -> dict[str, type]`: its key `name`
+picks the subclass that reads the other keys. On the command line `--section.name` comes before such keys.
+
 Checks across fields belong in `__post_init__`, which raises `ConfigError` too.
 """
 
@@ -73,6 +76,7 @@ def load(cls: type[T], *, path: Path | None = None, overrides: Sequence[str] = (
 
 def from_dict(cls: type[T], table: Mapping[str, Any], *, prefix: str = "") -> T:
     """Build `cls` from parsed TOML or JSON, checking every key and type. `prefix` leads keys in errors."""
+    cls = _variant(cls, table, prefix)
     kinds = _kinds(cls)
     for name in table:
         if name not in kinds:
@@ -86,14 +90,21 @@ def from_dict(cls: type[T], table: Mapping[str, Any], *, prefix: str = "") -> T:
 def describe(cls: type, *, prefix: str = "") -> list[FieldDoc]:
     """Every settable value under `cls`, nested ones included, in the order of the source."""
     found: list[FieldDoc] = []
-    docs, defaults = _attribute_docs(cls), _defaults(cls)
+    docs, defaults, variants = _attribute_docs(cls), _defaults(cls), _variants(cls)
     for name, kind in _kinds(cls).items():
+        if name == "name" and variants:
+            kind = Literal.__getitem__(tuple(variants))
         section = _section(kind)
         if section is not None:
             found += describe(section, prefix=f"{prefix}{name}.")
             continue
         default = None if defaults[name] is dataclasses.MISSING else _toml(defaults[name])
         found.append(FieldDoc(key=prefix + name, type=_spell(kind), default=default, doc=docs.get(name, "")))
+    known = {entry.key for entry in found}
+    for variant, subclass in variants.items():
+        if subclass is not cls:
+            own = [entry for entry in describe(subclass, prefix=prefix) if entry.key not in known]
+            found += [dataclasses.replace(entry, doc=f"({variant}) {entry.doc}") for entry in own]
     return found
 
 
@@ -135,6 +146,25 @@ def _defaults(cls: Any) -> dict[str, Any]:
     }
 
 
+def _variants(cls: Any) -> Mapping[str, Any]:
+    """Name -> class of the kinds that a section of type `cls` can be of; empty if it is of one kind only."""
+    # A subclass, once picked, is of one kind.
+    return cls.variants() if "variants" in vars(cls) else {}
+
+
+def _variant(cls: Any, table: Mapping[str, Any], prefix: str) -> Any:
+    """The class that reads `table`: `cls`, or the kind of it that the table's `name` picks."""
+    variants = _variants(cls)
+    if not variants:
+        return cls
+    name = table.get("name", _defaults(cls)["name"])
+    if name is dataclasses.MISSING:
+        raise ConfigError(f"{prefix}name: no value given; known: {', '.join(variants)}")
+    if name not in list(variants):
+        raise _unknown(f"{prefix}name = {name!r}", list(variants), near=str(name))
+    return variants[str(name)]
+
+
 def _attribute_docs(cls: type) -> dict[str, str]:
     """Name -> the string literal that follows the field in the source of the class or its bases."""
     docs: dict[str, str] = {}
@@ -148,10 +178,12 @@ def _attribute_docs(cls: type) -> dict[str, str]:
     return docs
 
 
-def _unknown(key: str, known: Sequence[str]) -> ConfigError:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+def _unknown(key: str, known: Sequence[str], *, near: str | None = None) -> ConfigError:
+    """What to say about a key, or about a value of it (`near`), that is none of the `known` ones."""
+    close = difflib.get_close_matches(near or key, known, n=1, cutoff=0.5)
     return ConfigError(
-        f"{key}: no such key; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+        f"{key}: no such {'key' if near is None else 'name'}; "
+        + (f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}")
     )
 
 
@@ -174,13 +206,15 @@ def _put(cls: type, table: dict[str, Any], key: str, text: str) -> None:
     """Lay one override over the TOML values."""
     *sections, name = key.split(".")
     place: type = cls
-    for section in sections:
+    for depth, section in enumerate(sections, 1):
         inner = _section(_kinds(place).get(section))
         if inner is None:
             raise _unknown(key, [entry.key for entry in describe(cls)])
         if not isinstance(table.get(section), dict):
             table[section] = {}
-        place, table = inner, table[section]
+        table = table[section]
+        # A new `name` is not held against the one that it replaces.
+        place = inner if name == "name" else _variant(inner, table, ".".join(sections[:depth]) + ".")
     if name not in _kinds(place):
         raise _unknown(key, [entry.key for entry in describe(cls)])
     table[name] = _parse(_kinds(place)[name], text)

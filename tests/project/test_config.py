@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,38 @@ class Optim:
 class Stage:
     name: str
     steps: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A section of several kinds."""
+
+    name: str
+    colour: str = "red"
+
+    @classmethod
+    def variants(cls) -> dict[str, type]:
+        return {"circle": Circle, "square": Square}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circle(Shape):
+    name: str = "circle"
+    radius: float = 1.0
+    """In metres."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square(Shape):
+    name: str = "square"
+    side: int = 1
+    corners: Circle | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    shape: Shape = field(default_factory=Square)
+    shapes: tuple[Shape, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,3 +224,41 @@ def test_every_config_survives_the_command_line(config: Optim) -> None:
     words = [f"--lr={config.lr}", f"--betas={config.betas[0]},{config.betas[1]}"]
     words += ["--clip", "none" if config.clip is None else str(config.clip), "--kind", config.kind]
     assert load(Optim, overrides=words) == config
+
+
+def test_a_section_of_several_kinds_is_read_by_the_kind_that_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "drawing.toml"
+    path.write_text('shape = {name = "circle", radius = 2, colour = "blue"}\n[[shapes]]\nname = "square"\n')
+    drawing = load(Drawing, path=path)
+    assert drawing == Drawing(shape=Circle(radius=2.0, colour="blue"), shapes=(Square(),))
+    assert load(Drawing, path=path, overrides=["--shape.radius", "3"]).shape == Circle(
+        radius=3.0, colour="blue"
+    )
+    path.write_text(dump_toml(drawing))
+    assert load(Drawing, path=path) == drawing
+    assert load(Drawing, overrides=["--shape.name", "circle", "--shape.radius", "4"]).shape == Circle(
+        radius=4
+    )
+    assert from_dict(Circle, {"radius": 2}) == Circle(radius=2.0)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"shape": {"name": "sqare"}}, "shape.name = 'sqare': no such name; did you mean square?"),
+        ({"shape": {"name": 7}}, "shape.name = 7: no such name; known: circle, square"),
+        ({"shape": {"side": 2}}, "shape.name: no value given; known: circle, square"),
+        ({"shape": {"name": "square", "sides": 2}}, "shape.sides: no such key; did you mean shape.side?"),
+        ({"shape": {"name": ["square"]}}, "shape.name = ['square']: no such name; did you mean square?"),
+    ],
+)
+def test_a_wrong_kind_of_section_is_named(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        from_dict(Drawing, table)
+
+
+def test_help_lists_the_kinds_of_a_section_and_their_keys() -> None:
+    text = usage(Drawing)
+    assert "--shape.name circle|square  (required)" in text
+    assert "--shape.radius float  (default 1.0)\n      (circle) In metres." in text
+    assert text.count("--shape.colour") == 1
