@@ -7,7 +7,8 @@ MohistError
 ├── ModelError       an architecture, field or tensor that no family covers
 ├── ChatError        messages, templates or tokenizers
 ├── RequestError     a request that the engine cannot accept
-└── RunError         a run's folder that cannot be used, or training that cannot go on
+├── RunError         a run's folder that cannot be used, or training that cannot go on
+└── TaskError        a task's problems or its grader
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ __all__ = [
     "RequestError",
     "RunError",
     "SourceError",
+    "TaskError",
     "WeightsError",
 ]
 
@@ -54,3 +56,7 @@ class RequestError(MohistError):
 
 class RunError(MohistError):
     """A run's folder cannot be used, or its training cannot go on."""
+
+
+class TaskError(MohistError):
+    """A task's problems cannot be used, or its grader could not judge an answer."""
