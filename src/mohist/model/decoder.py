@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mohist.kernels.ops import AttentionSpec, Ops
 from mohist.model.attend import Attend
@@ -25,6 +26,8 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig, ops: Ops) -> None:
         super().__init__()
         self.config, self.ops = config, ops
+        self.recompute = False
+        """Keep only what enters each block for the backward pass, and compute the rest again there."""
         self._cos_sin_scale = cos_sin_scale(config.rope)
         self._inv_freq_R = torch.tensor(
             inverse_frequencies(config.rope), dtype=torch.float32, device=ops.device
@@ -47,7 +50,7 @@ class Decoder(nn.Module):
         cos_sin_T2R = self._angles(positions_T)
         x_TD = self.ops.embed(self.embed.weight(), tokens_T)
         for layer in self.layers:
-            x_TD = layer(x_TD, cos_sin_T2R, attend)
+            x_TD = self._through(layer, x_TD, cos_sin_T2R, attend)
         return self.ops.rms_norm(x_TD, self.norm.value, self.config.norm_eps)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
@@ -74,6 +77,12 @@ class Decoder(nn.Module):
     def tensors(self) -> dict[str, Matrix | Vector]:
         """Every tensor by name, in order."""
         return {name: m for name, m in self.named_modules() if isinstance(m, Matrix | Vector)}
+
+    def _through(self, layer: nn.Module, x_TD: Tensor, cos_sin_T2R: Tensor, attend: Attend) -> Tensor:
+        if not (self.recompute and torch.is_grad_enabled()):
+            return layer(x_TD, cos_sin_T2R, attend)
+        inputs = (x_TD, cos_sin_T2R, attend)
+        return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
 
     def _angles(self, positions_T: Tensor) -> Tensor:
         return self.ops.rope_angles(positions_T, self._inv_freq_R, self._cos_sin_scale)

@@ -5,6 +5,9 @@ Shape suffixes: T packed rows, D hidden, F width, E experts, K chosen experts.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor, nn
 
 from mohist.kernels.ops import Ops, RouteSpec
@@ -12,7 +15,7 @@ from mohist.kernels.weight import Weight
 from mohist.model.config import DenseConfig, MoeConfig
 from mohist.model.tensors import Matrix, Vector
 
-__all__ = ["Experts", "MixtureOfExperts", "SwiGlu", "route_spec"]
+__all__ = ["Experts", "MixtureOfExperts", "Routing", "SwiGlu", "route_spec"]
 
 
 class SwiGlu(nn.Module):
@@ -31,6 +34,13 @@ class SwiGlu(nn.Module):
         return self.ops.linear(self.ops.swiglu(gate_up_T2F), (self.down.weight(),), residual=residual_TD)
 
 
+class Routing(NamedTuple):
+    """What a router decided in one forward pass."""
+
+    logits_TE: Tensor
+    experts_TK: Tensor
+
+
 class MixtureOfExperts(nn.Module):
     """Each row takes its best `top_k` experts and, if there is one, the shared expert."""
 
@@ -43,12 +53,16 @@ class MixtureOfExperts(nn.Module):
         self.experts = Experts(mlp.num_experts, mlp.width, hidden_size)
         shared = DenseConfig(width=mlp.shared_width)
         self.shared = SwiGlu(shared, hidden_size=hidden_size, ops=ops) if mlp.shared_width else None
+        self.routings: list[Routing] | None = None
+        """Where training balances experts: a list that every forward pass with gradients adds to."""
 
     def forward(self, x_TD: Tensor, residual_TD: Tensor) -> Tensor:
         """residual + shared(x) + routed(x): [T, D]."""
         bias_E = self.router_bias.value if self.router_bias else None
         logits_TE = self.ops.linear(x_TD, (self.router.weight(),))
         experts_TK, weights_TK = self.ops.route(logits_TE, self.spec, bias_E=bias_E)
+        if self.routings is not None and torch.is_grad_enabled():
+            self.routings.append(Routing(logits_TE, experts_TK))
         if self.shared is not None:
             residual_TD = self.shared(x_TD, residual_TD)
         matrices = self.experts.weights()

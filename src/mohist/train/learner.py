@@ -5,7 +5,7 @@ Shape suffixes: T packed rows, D hidden, J targets, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,12 +13,14 @@ from torch import Tensor
 
 from mohist.errors import ConfigError
 from mohist.kernels.autograd import TrainingOps
+from mohist.kernels.threads import one_thread
 from mohist.model.decoder import Decoder
 from mohist.model.save import save_decoder
 from mohist.train.batch import Batch
+from mohist.train.extras import ExtrasConfig, Routers, balance, drafts
 from mohist.train.losses import Loss
 from mohist.train.meters import Meters
-from mohist.train.optim import OptimConfig, Optimizer, one_thread
+from mohist.train.optim import OptimConfig, Optimizer
 from mohist.train.ranks import ALONE, Ranks
 
 __all__ = ["Learner", "score"]
@@ -32,12 +34,21 @@ class Learner:
     """
 
     def __init__(
-        self, decoder: Decoder, config: OptimConfig, *, total_steps: int, ranks: Ranks = ALONE
+        self,
+        decoder: Decoder,
+        config: OptimConfig,
+        *,
+        total_steps: int,
+        extras: ExtrasConfig | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        """Without `extras`, routers keep their biases and MTP modules their weights."""
         if not isinstance(decoder.ops, TrainingOps):
             raise ConfigError("the decoder's ops record no gradients: build it with TrainingOps(ops)")
         self.decoder, self.ranks = decoder, ranks
         self.optimizer = Optimizer(decoder, config, total_steps=total_steps)
+        self.extras = extras or ExtrasConfig(bias_rate=0, balance=0, mtp=0)
+        self.routers = Routers(decoder)
 
     @property
     def step_count(self) -> int:
@@ -47,9 +58,10 @@ class Learner:
     def forward_backward(self, batches: Sequence[Batch], loss: Loss) -> dict[str, float]:
         """Add the gradients of the loss over `batches`.
 
-        Returns "loss" (the weighted sum), "logprob" (the mean), what the loss reports, and, for sampled
-        tokens, "mismatch": the largest difference to the sampler's logprobs. Before the first `optim_step`
-        on samples of these weights that is 0.0 where trainer and sampler are exact; after it, drift.
+        Returns "loss" (the weighted sum; likewise "balance_loss" and "mtp_loss" where the extras ask for
+        them), "logprob" (the mean), what the loss reports, counts, and, for sampled tokens, "mismatch": the
+        largest difference to the sampler's logprobs. Before the first `optim_step` on samples of these
+        weights that is 0.0 where trainer and sampler are exact; after it, drift.
         """
         meters = Meters()
         for batch in self.ranks.mine(batches):
@@ -57,12 +69,15 @@ class Learner:
         return meters.summary(self.ranks)
 
     def optim_step(self) -> dict[str, float]:
-        """Change the weights by the gradients, and clear those. Returns "lr" and "grad_norm".
+        """Change the weights by the gradients, and clear those.
 
+        Returns "lr", "grad_norm" and, with routed experts, "expert_overload" (see `Routers.rebalance`).
         Raises RunError, with nothing changed, when there is no gradient or one is not finite.
         """
         self._add_ranks()
-        return self.optimizer.step()
+        metrics = self.optimizer.step()
+        with torch.no_grad():
+            return metrics | self.routers.rebalance(self.extras.bias_rate)
 
     def evaluate(self, batches: Sequence[Batch], loss: Loss) -> dict[str, float]:
         """What `forward_backward` returns, without gradients."""
@@ -87,7 +102,7 @@ class Learner:
         self.optimizer.load_state(tensors, step_count)
 
     def _add_ranks(self) -> None:
-        """Give every rank the sum of all gradients; a rank may have had no batch, and so no gradient."""
+        """Give every rank the sum of all gradients and loads; a rank without a batch has no gradient."""
         if self.ranks.size == 1:
             return
         parameters = self.optimizer.parameters
@@ -98,18 +113,65 @@ class Learner:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 self.ranks.add(parameter.grad)
+        for load in self.routers.loads:
+            self.ranks.add(load)
 
     def _accumulate(self, batch: Batch, loss: Loss, meters: Meters) -> None:
-        logprobs_J = score(self.decoder, batch)
+        """Forward, then the gradients of small tensors by hand, then all the way back from those."""
+        hidden_TD = _hidden(self.decoder, batch)
+        logprobs_J = _logprobs(self.decoder, hidden_TD, batch.rows_J, batch.targets_J)
         leaf_J = logprobs_J.detach().requires_grad_()
         with one_thread():
             losses_J, values = loss(leaf_J, batch)
             (gradient_J,) = torch.autograd.grad(losses_J, leaf_J, batch.weights_J)
         meters.add(batch, losses_J.detach(), leaf_J.detach(), values)
-        logprobs_J.backward(gradient_J)
+        roots, gradients = [logprobs_J], [gradient_J]
+        for root, gradient in (*self._drafts(batch, hidden_TD, meters), *self._balance(batch, meters)):
+            roots.append(root)
+            gradients.append(gradient)
+        torch.autograd.backward(roots, gradients)
+        self.routers.forget()
+
+    def _balance(self, batch: Batch, meters: Meters) -> Iterator[tuple[Tensor, Tensor]]:
+        """Router logits with their gradients. A sample counts by the weights of its targets."""
+        taken = self.routers.take()
+        if not (self.extras.balance and taken):
+            return
+        with one_thread():
+            _, sample_T = torch.unique_consecutive(batch.samples_T, return_inverse=True)
+            weights_S = batch.weights_J.new_zeros(int(sample_T[-1]) + 1)
+            weights_J = batch.weights_J * self.extras.balance
+            weights_S.index_add_(0, sample_T[batch.rows_J], weights_J)
+        for spec, routing in taken:
+            leaf_TE = routing.logits_TE.detach().requires_grad_()
+            with one_thread():
+                losses_S = balance(leaf_TE, routing.experts_TK, spec, sample_T)
+                (gradient_TE,) = torch.autograd.grad(losses_S, leaf_TE, weights_S)
+            meters.add_sum("balance_loss", losses_S.detach(), weights_S)
+            yield routing.logits_TE, gradient_TE
+
+    def _drafts(self, batch: Batch, hidden_TD: Tensor, meters: Meters) -> Iterator[tuple[Tensor, Tensor]]:
+        """Log-probabilities that MTP modules predict, with their gradients."""
+        depth = self.decoder.config.mtp_layers
+        if not (self.extras.mtp and depth):
+            return
+        for k, draft in enumerate(drafts(batch, depth)):
+            positions_T = batch.attend.positions_T
+            hidden_TD = self.decoder.draft(hidden_TD, draft.next_tokens_T, positions_T, batch.attend, depth=k)
+            logprobs_J = _logprobs(self.decoder, hidden_TD, draft.rows_J, draft.targets_J)
+            weights_J = draft.weights_J * (self.extras.mtp / depth)
+            meters.add_sum("mtp_loss", -logprobs_J.detach(), weights_J)
+            yield logprobs_J, -weights_J
 
 
 def score(decoder: Decoder, batch: Batch) -> Tensor:
     """Log-probability [J] of every target."""
-    hidden_TD = decoder(batch.tokens_T, batch.attend.positions_T, batch.attend)
-    return decoder.logprobs(hidden_TD.index_select(0, batch.rows_J), batch.targets_J)
+    return _logprobs(decoder, _hidden(decoder, batch), batch.rows_J, batch.targets_J)
+
+
+def _hidden(decoder: Decoder, batch: Batch) -> Tensor:
+    return decoder(batch.tokens_T, batch.attend.positions_T, batch.attend)
+
+
+def _logprobs(decoder: Decoder, hidden_TD: Tensor, rows_J: Tensor, targets_J: Tensor) -> Tensor:
+    return decoder.logprobs(hidden_TD.index_select(0, rows_J), targets_J)

@@ -5,9 +5,8 @@ Everything here runs on one thread: PyTorch's sums and vector tails depend on ho
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from mohist.errors import ConfigError, RunError
+from mohist.kernels.threads import one_thread
 from mohist.model.decoder import Decoder
 from mohist.model.tensors import Matrix
 
-__all__ = ["OptimConfig", "Optimizer", "learning_rate", "one_thread"]
+__all__ = ["OptimConfig", "Optimizer", "learning_rate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +82,6 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
     done = min(max(step - start, 0) / max(total_steps - start, 1), 1.0)
     left = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
     return config.lr * (config.final_lr + (1 - config.final_lr) * left)
-
-
-@contextlib.contextmanager
-def one_thread() -> Generator[None]:
-    """PyTorch on one thread, inside."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Optimizer:
