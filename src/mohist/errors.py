@@ -7,6 +7,7 @@ MohistError
 ├── ModelError       an architecture, field or tensor that no family covers
 ├── ChatError        messages, templates or tokenizers
 ├── RequestError     a request that the engine cannot accept
+├── DataError        a data file and its lines
 ├── RunError         a run's folder that cannot be used, or training that cannot go on
 └── TaskError        a task's problems or its grader
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 __all__ = [
     "ChatError",
     "ConfigError",
+    "DataError",
     "ModelError",
     "MohistError",
     "RequestError",
@@ -52,6 +54,10 @@ class ChatError(MohistError):
 
 class RequestError(MohistError):
     """A generation request has a parameter or prompt that cannot be served."""
+
+
+class DataError(MohistError):
+    """A data file cannot be read, or lines of it do not hold what they should."""
 
 
 class RunError(MohistError):
