@@ -7,7 +7,7 @@ B blocks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -29,22 +29,39 @@ class Attend(Protocol):
 
 
 class PackedAttend:
-    """Whole sequences one after another, for training and scoring: each row sees its own sequence so far."""
+    """Sequences one after another, for training and scoring: each row sees its own sequence so far.
 
-    def __init__(self, lengths: Sequence[int], ops: Ops) -> None:
-        assert all(length > 0 for length in lengths), lengths
+    A sequence may continue an earlier one, as answers of a group continue their prompt: it begins with all
+    rows of that one, which are computed once, and has rows of its own for the rest. Full blocks of the
+    earlier one are shared, its last block is copied, so gradients of all that continue it meet in its rows.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], ops: Ops, *, continues: Sequence[int | None] | None = None
+    ) -> None:
+        """Own rows of each sequence, and the index of the earlier one that it continues (None: no other).
+
+        A sequence that continues another may have no rows of its own.
+        """
+        layout = _Layout()
+        for length, parent in zip(lengths, continues or [None] * len(lengths), strict=True):
+            layout.add(length, parent)
+        width = max(len(table) for table in layout.tables)
+        tables_SB = torch.tensor([table + [0] * (width - len(table)) for table in layout.tables])
+
+        def plan(rows: list[_Row]) -> RowPlan:
+            positions_T, sequence_T = torch.tensor([(row.position, row.sequence) for row in rows]).T.int()
+            return RowPlan(
+                positions_T.contiguous().to(ops.device),
+                sequence_T.contiguous().to(ops.device),
+                tables_SB.int().to(ops.device),
+            )
+
         self._ops = ops
-        counts = torch.tensor(lengths)
-        blocks_S = -(-counts // _BLOCK_SIZE)
-        starts_S = blocks_S.cumsum(0) - blocks_S
-        self._num_blocks = int(blocks_S.sum())
-        positions_T = torch.cat([torch.arange(length) for length in lengths])
-        tables_SB = starts_S[:, None] + torch.arange(int(blocks_S.max()))
-        self.rows = RowPlan(
-            positions_T=positions_T.int().to(ops.device),
-            sequence_T=torch.arange(len(lengths)).repeat_interleave(counts).int().to(ops.device),
-            tables_SB=tables_SB.clamp(max=self._num_blocks - 1).int().to(ops.device),
-        )
+        self._num_blocks = layout.num_blocks
+        self.rows = plan(layout.rows)
+        self._copies = plan(layout.copies) if layout.copies else None
+        self._copied_T = torch.tensor([row.source for row in layout.copies], device=ops.device)
         self._scratch: dict[tuple[int, int, int, bool], KvCache] = {}
 
     @property
@@ -56,6 +73,9 @@ class PackedAttend:
         """See `Attend`."""
         cache = self._cache(spec)
         self._ops.store(cache, self.rows, k_TGH, v_TGV)
+        if self._copies is not None:
+            values = None if v_TGV is None else v_TGV.index_select(0, self._copied_T)
+            self._ops.store(cache, self._copies, k_TGH.index_select(0, self._copied_T), values)
         return self._ops.attention(q_TNH, cache, self.rows, spec)
 
     def _cache(self, spec: AttentionSpec) -> KvCache:
@@ -69,3 +89,46 @@ class PackedAttend:
             if not torch.is_grad_enabled():
                 self._scratch[shape] = cache
         return cache
+
+
+class _Row(NamedTuple):
+    """A place in the cache: `position` of `sequence`, whose key and value come from packed row `source`."""
+
+    sequence: int
+    position: int
+    source: int
+
+
+class _Layout:
+    """Hands out blocks and rows to one sequence after another."""
+
+    def __init__(self) -> None:
+        self.num_blocks = 0
+        self.rows: list[_Row] = []
+        self.copies: list[_Row] = []
+        self.tables: list[list[int]] = []
+        self._ends: list[int] = []
+        """Positions of each sequence, with those that it continues."""
+        self._tails: list[list[int]] = []
+        """The packed rows behind the last, partly filled block of each sequence."""
+
+    def add(self, length: int, parent: int | None) -> None:
+        """A sequence of `length` rows of its own."""
+        sequence = len(self.tables)
+        assert length > 0 or parent is not None, f"sequence {sequence} is empty"
+        assert parent is None or parent < sequence, f"sequence {sequence} continues a later one, {parent}"
+        start, tail, shared = 0, list[int](), list[int]()
+        if parent is not None:
+            start, tail = self._ends[parent], self._tails[parent]
+            shared = self.tables[parent][: start // _BLOCK_SIZE]
+        end = start + length
+        if length:
+            self.copies += (_Row(sequence, start - len(tail) + i, row) for i, row in enumerate(tail))
+        own = range(len(self.rows), len(self.rows) + length)
+        self.rows += (_Row(sequence, start + i, row) for i, row in enumerate(own))
+        needed = -(-end // _BLOCK_SIZE) - len(shared)
+        self.tables.append(shared + list(range(self.num_blocks, self.num_blocks + needed)))
+        self.num_blocks += needed
+        self._ends.append(end)
+        rest = end % _BLOCK_SIZE
+        self._tails.append([*tail, *own][-rest:] if rest else [])
