@@ -1,0 +1,1 @@
+"""One module a grader, configured and made by its `CONFIG`; `mohist.tasks.grader` finds them."""
