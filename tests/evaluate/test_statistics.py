@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mohist.evaluate.statistics import bootstrap, mcnemar, mean, pass_at_k, sign_test, wilson
+from mohist.evaluate.statistics import bootstrap, mean, pass_at_k, sign_test, wilson
 
 
 @pytest.mark.parametrize("num_samples", range(1, 7))
@@ -61,13 +61,6 @@ def test_sign_test_counts_coin_tosses() -> None:
     assert sign_test(3, 3) == 1
     assert sign_test(0, 5) == 2 / 32
     assert sign_test(8, 1) == sign_test(1, 8) == pytest.approx(2 * (1 + 9) / 2**9)
-
-
-def test_mcnemar_sees_only_problems_that_tell_the_models_apart() -> None:
-    ours = [True] * 10 + [True] * 7 + [False] * 20
-    theirs = [True] * 10 + [False] * 7 + [False] * 20
-    assert mcnemar(ours, theirs) == mcnemar(theirs, ours) == 2 / 2**7
-    assert mcnemar(ours, ours) == 1
 
 
 def test_mean_rounds_once() -> None:

@@ -1,9 +1,8 @@
-"""A chat model of a few thousand parameters that knows letters and nothing else, and a task that fits it."""
+"""A chat model of a few thousand parameters that knows digits and nothing else, and a task that fits it."""
 
 from __future__ import annotations
 
 import json
-import string
 from pathlib import Path
 
 import tokenizers
@@ -17,21 +16,26 @@ from mohist.llm import LLM
 from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig, RopeConfig
 from mohist.model.load import init_decoder, load_decoder
 from mohist.model.save import save_decoder
-from mohist.types import Grade, Message, Problem, SamplingParams
+from mohist.tasks.library.arithmetic import ArithmeticConfig
+from mohist.types import SamplingParams
 from mohist.weights.checkpoint import open_checkpoint
 
-LETTERS = string.ascii_lowercase[:8]
+CHARACTERS = "0123456789+Ġ"  # the last one is how byte-level tokenizers write a space
 SPECIAL = ["<think>", "</think>", "<|ask|>", "<|answer|>", "<|end|>"]
 TEMPLATE = (
     "{% for message in messages %}<|ask|>{{ message.content }}{% endfor %}"
     "{% if add_generation_prompt %}<|answer|>{% endif %}"
 )
-END = len(LETTERS) + SPECIAL.index("<|end|>")
+TASK = ArithmeticConfig(
+    extract=("whole",), num_terms=(2, 2), smallest=0, largest=5, operators=("+",), question="{expression}"
+)
+"""What is 2 + 3? The answer is the number and nothing else."""
+END = len(CHARACTERS) + SPECIAL.index("<|end|>")
 
 
 def save_tiny(folder: Path, *, seed: int = 0, std: float = 0.1, max_positions: int = 64) -> Path:
     """Write the model with random weights, as a Hugging Face folder."""
-    vocabulary = {letter: token for token, letter in enumerate(LETTERS)}
+    vocabulary = {character: token for token, character in enumerate(CHARACTERS)}
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
@@ -72,16 +76,3 @@ def load_tiny(folder: Path, *, threads: int = 1, max_running: int = 64, num_bloc
         engine=Engine(runner, EngineConfig(max_running=max_running)),
         defaults=SamplingParams(max_tokens=8),
     )
-
-
-def echo_problems(count: int) -> list[Problem]:
-    """Say the last letter of the question."""
-    texts = [LETTERS[i % 8] + LETTERS[i // 8 % 8] for i in range(count)]
-    return [Problem(id=f"echo-{text}", question=text, answer=text[-1]) for text in texts]
-
-
-def echo_grade(problem: Problem, message: Message) -> Grade:
-    """1 for the letter alone, a quarter where it begins the answer."""
-    accuracy = float(message.content == problem.answer)
-    begins = float(message.content.startswith(problem.answer))
-    return Grade(reward=max(accuracy, begins / 4), parts={"accuracy": accuracy, "begins": begins})

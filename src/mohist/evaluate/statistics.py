@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Interval", "bootstrap", "mcnemar", "mean", "pass_at_k", "sign_test", "wilson"]
+__all__ = ["Interval", "bootstrap", "mean", "pass_at_k", "sign_test", "wilson"]
 
 NORMAL_95 = 1.959963984540054
 """Standard deviations of a normal distribution around its mean that hold 95 % of it."""
@@ -74,19 +74,13 @@ def bootstrap(values: Sequence[float], *, seed: int = 0, resamples: int = 2000) 
 
 
 def sign_test(num_better: int, num_worse: int) -> float:
-    """The two-sided p-value that so uneven a split comes from a fair coin; ties are left out beforehand."""
+    """The two-sided p-value that so uneven a split comes from a fair coin.
+
+    For two models that answered the same problems, count those that only one of them got right: this is
+    McNemar's exact test (Psychometrika 12, 1947). Problems on which they do equally well say nothing.
+    """
     assert num_better >= 0, num_better
     assert num_worse >= 0, num_worse
     num = num_better + num_worse
     tail = sum(math.comb(num, i) for i in range(min(num_better, num_worse) + 1))
     return min(1.0, 2 * tail / 2**num)
-
-
-def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:
-    """The exact two-sided p-value that two models which answered the same problems are equally good.
-
-    Only problems that one of them got right and the other wrong say anything (McNemar, Psychometrika 12,
-    1947); between those the exact test is the sign test.
-    """
-    pairs = list(zip(ours, theirs, strict=True))
-    return sign_test(sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs))

@@ -16,17 +16,18 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from mohist.cost import Cost, peak_memory_bytes
 from mohist.engine.engine import FinishEvent
 from mohist.errors import RunError
 from mohist.llm import LLM
 from mohist.types import Completion, Grade, Group, Message, Problem, Rollout, SamplingParams
 
-__all__ = ["Rollouts", "seed_of"]
+__all__ = ["Rollouts", "cost_of", "seed_of"]
 
 GRADERS = 4
 """Answers graded at once. Graders that take long have processes of their own; these threads wait for them."""
@@ -38,6 +39,15 @@ def seed_of(*parts: int | str) -> int:
     """A sampling seed that is a function of `parts` (run seed, step, problem) and of nothing else."""
     text = "\0".join(map(str, parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def cost_of(llm: LLM, groups: Iterable[Group], *, seconds: float) -> Cost:
+    """What it took to sample `groups` in `seconds`."""
+    total = Cost(seconds=seconds, peak_bytes=peak_memory_bytes())
+    for group in groups:
+        for rollout in group.rollouts:
+            total += Cost.of(rollout.completion.usage, flops=llm.flops(rollout.completion))
+    return total
 
 
 @dataclass(kw_only=True, slots=True)
