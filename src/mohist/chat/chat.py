@@ -89,11 +89,31 @@ class Chat:
         `tools` are JSON schemas as in OpenAI's API; `variables` further variables of the template; `now` is
         the time for templates that tell the date. Raises ChatError.
         """
+        rendered = self.rendered(
+            messages,
+            tools=tools,
+            thinking=thinking,
+            add_generation_prompt=add_generation_prompt,
+            variables=variables,
+            now=now,
+        )
+        return self.encode(rendered)
+
+    def rendered(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+        now: datetime | None = None,
+    ) -> Rendered:
+        """The text that `render` gives the tokens of. Raises ChatError."""
         try:
-            rendered = self._render(messages, tools, thinking, add_generation_prompt, variables or {}, now)
+            return self._render(messages, tools, thinking, add_generation_prompt, variables or {}, now)
         except RecursionError as error:
             raise ChatError("messages, tools or variables are nested too deeply") from error
-        return self._encode(rendered)
 
     def stream(self, prompt: Sequence[int] = (), *, stop: Iterable[str] = ()) -> StreamParser:
         """A parser for the answer to `prompt` (tokens from `render`); `stop` strings end the answer."""
@@ -163,7 +183,7 @@ class Chat:
             raise ChatError("thinking = False: this model always thinks; leave thinking unset")
         return {}
 
-    def _encode(self, rendered: Rendered) -> list[int]:
+    def encode(self, rendered: Rendered) -> list[int]:
         """Tokens in which exactly the markup that the template wrote is markup."""
         tokens = self.tokenizer.encode(rendered.text)
         if rendered.mask is None:

@@ -1,27 +1,32 @@
 """The tensors of a decoder as modules: empty when the decoder is built, filled by loading or initialising.
 
 A module's path in the decoder is the name of its tensor, as in `layers.3.mixer.q`. Shape suffixes: see
-`mohist.kernels.ops`; N, K are rows and columns of a matrix, G is how many matrices there are.
+`mohist.kernels.ops`; N, K are rows and columns of a matrix, R is a rank, G is how many matrices there are.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
+from mohist.kernels.threads import one_thread
 from mohist.kernels.weight import Weight
 
-__all__ = ["FusedVector", "Matrix", "Vector"]
+__all__ = ["FusedVector", "LowRank", "Matrix", "Vector"]
 
 
 class Matrix(nn.Module):
     """One matrix [N, K], or `num_groups` alike [G, N, K] (heads, experts), packed for the kernels.
 
-    A trained one also holds `parameter`, float32 of that shape, and packs itself anew when an optimiser has
-    changed it. A change that goes round PyTorch's version counter (through `.data`) is not seen.
+    A trained one also holds `parameter`, float32 of that shape, or `low_rank`, and packs itself anew when an
+    optimiser has changed that. A change that goes round PyTorch's version counter (through `.data`) is not
+    seen.
     """
 
     def __init__(self, out_features: int, in_features: int, *, num_groups: int | None = None) -> None:
@@ -30,6 +35,7 @@ class Matrix(nn.Module):
             (out_features, in_features) if num_groups is None else (num_groups, out_features, in_features)
         )
         self.register_parameter("parameter", None)
+        self.low_rank: LowRank | None = None
         self._packed: tuple[Weight, ...] = ()
         self._version = 0
 
@@ -50,8 +56,22 @@ class Matrix(nn.Module):
         self._packed = tuple(Weight.from_dense(part) for part in self._parts(matrix))
         self._version = self.parameter._version
 
+    def adapt(self, low_rank: LowRank) -> None:
+        """Add a trained product of two thin matrices to this one, which is frozen from now on.
+
+        The kernels read the sum as one float32 matrix, so a sampler computes what the trainer does.
+        """
+        assert self.num_groups == 1, "heads and experts are not adapted"
+        assert low_rank.shape == self.shape, (low_rank.shape, self.shape)
+        low_rank.base = self.weight().with_source(None)
+        self.parameter, self.low_rank = None, low_rank
+        self._packed = (Weight.from_dense(low_rank.sum()),)
+        self._version = low_rank.version
+
     def weights(self) -> tuple[Weight, ...]:
         """The packed matrices, up to date; their sources are set when gradients are being recorded."""
+        if self.low_rank is not None:
+            return (self._adapted(self.low_rank),)
         if self.parameter is None:
             return self._packed
         if self._version != self.parameter._version:
@@ -70,16 +90,65 @@ class Matrix(nn.Module):
 
     def is_bf16(self) -> bool:
         """Whether every value is a bfloat16, because it is stored as one."""
-        return self.parameter is None and all(weight.format == "bf16" for weight in self._packed)
+        trained = self.parameter is not None or self.low_rank is not None
+        return not trained and all(weight.format == "bf16" for weight in self._packed)
 
     def dense(self) -> Tensor:
         """The values as float32 of the module's shape."""
         if self.parameter is not None:
             return self.parameter.detach()
-        return torch.stack([weight.to_dense() for weight in self._packed]).view(self.shape)
+        return torch.stack([weight.to_dense() for weight in self.weights()]).view(self.shape)
+
+    def _adapted(self, low_rank: LowRank) -> Weight:
+        (weight,) = self._packed
+        if self._version != low_rank.version:
+            weight.update(low_rank.sum())
+            self._version = low_rank.version
+        return weight.with_source(low_rank.source(weight)) if torch.is_grad_enabled() else weight
 
     def _parts(self, matrix: Tensor) -> tuple[Tensor, ...]:
         return matrix.unbind(0) if len(self.shape) == 3 else (matrix,)
+
+
+class LowRank(nn.Module):
+    """A difference scale * B A to a frozen matrix [N, K] (LoRA, arXiv 2106.09685, section 4.1)."""
+
+    base: Weight
+    """The frozen matrix, set by `Matrix.adapt`."""
+
+    def __init__(self, a_RK: Tensor, b_NR: Tensor, scale: float) -> None:
+        super().__init__()
+        self.a, self.b, self.scale = nn.Parameter(a_RK), nn.Parameter(b_NR), scale
+        self.shape = (len(b_NR), a_RK.shape[1])
+
+    @property
+    def version(self) -> int:
+        """Grows whenever one of the two changes."""
+        return self.a._version + self.b._version
+
+    def sum(self) -> Tensor:
+        """The frozen matrix with the difference added, float32 [N, K]."""
+        with torch.no_grad(), one_thread():
+            return torch.addmm(self.base.to_dense(), self.b, self.a, alpha=self.scale)
+
+    def source(self, weight: Weight) -> Tensor:
+        """The matrix that `weight` packs, through which gradients flow to A and B."""
+        return _Sum.apply(weight, self.a, self.b, self.scale)
+
+
+class _Sum(Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Weight, a_RK: Tensor, b_NR: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(a_RK, b_NR)
+        ctx.scale = scale
+        return weight.to_dense()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dw_NK: Tensor) -> tuple[Tensor | None, ...]:
+        a_RK, b_NR = ctx.saved_tensors
+        with one_thread():
+            return None, (b_NR.T @ dw_NK).mul_(ctx.scale), (dw_NK @ a_RK.T).mul_(ctx.scale), None
 
 
 class Vector(nn.Module):

@@ -5,8 +5,8 @@ Shape suffixes: T packed rows, D hidden, J targets, V vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,13 +15,13 @@ from mohist.errors import ConfigError
 from mohist.kernels.autograd import TrainingOps
 from mohist.kernels.threads import one_thread
 from mohist.model.decoder import Decoder
-from mohist.model.save import save_decoder
-from mohist.train.batch import Batch
+from mohist.train.batch import Batch, pack
 from mohist.train.extras import ExtrasConfig, Routers, balance, drafts
 from mohist.train.losses import Loss
 from mohist.train.meters import Meters
 from mohist.train.optim import OptimConfig, Optimizer
 from mohist.train.ranks import ALONE, Ranks
+from mohist.types import Sample
 
 __all__ = ["Learner", "score"]
 
@@ -51,9 +51,20 @@ class Learner:
         self.routers = Routers(decoder)
 
     @property
+    def _needs_whole_samples(self) -> bool:
+        """Whether an extra loss looks at samples row by row, so that no row can belong to two."""
+        drafts = self.extras.mtp and self.decoder.config.mtp_layers
+        return bool(drafts or (self.extras.balance and self.routers.loads))
+
+    @property
     def step_count(self) -> int:
         """Optimiser steps taken."""
         return self.optimizer.step_count
+
+    def pack(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Batch]:
+        """Micro-batches for `forward_backward` (see `mohist.train.batch.pack`)."""
+        share = not self._needs_whole_samples
+        return pack(samples, max_tokens=max_tokens, ops=self.decoder.ops, share=share)
 
     def forward_backward(self, batches: Sequence[Batch], loss: Loss) -> dict[str, float]:
         """Add the gradients of the loss over `batches`.
@@ -89,9 +100,9 @@ class Learner:
                 meters.add(batch, losses_J, logprobs_J, values)
         return meters.summary(self.ranks)
 
-    def save_model(self, folder: Path) -> None:
-        """Write the model as a Hugging Face folder of float32 tensors."""
-        save_decoder(self.decoder, folder, format="f32")
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the weights are their exponential average, where the optimiser keeps one."""
+        return self.optimizer.averaged()
 
     def state(self) -> dict[str, Tensor]:
         """Everything beside the weights and `step_count` that training goes on from."""
@@ -118,6 +129,7 @@ class Learner:
 
     def _accumulate(self, batch: Batch, loss: Loss, meters: Meters) -> None:
         """Forward, then the gradients of small tensors by hand, then all the way back from those."""
+        assert not (batch.is_shared and self._needs_whole_samples), "pack with share=False"
         hidden_TD = _hidden(self.decoder, batch)
         logprobs_J = _logprobs(self.decoder, hidden_TD, batch.rows_J, batch.targets_J)
         leaf_J = logprobs_J.detach().requires_grad_()

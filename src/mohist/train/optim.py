@@ -5,8 +5,9 @@ Everything here runs on one thread: PyTorch's sums and vector tails depend on ho
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -121,6 +122,8 @@ class Optimizer:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 optimizer.step()
+                # fused AdamW does not count its changes, by which matrices know that they must be packed anew
+                torch.autograd.graph.increment_version(list(named.values()))
                 for tensor in named.values():
                     tensor.grad = None
             for parameter in self.parameters.values():
@@ -156,6 +159,21 @@ class Optimizer:
         if left:
             raise RunError(f"the state of the optimiser has {min(left)}, which this one has no place for")
         self.step_count = step_count
+
+    @contextlib.contextmanager
+    def averaged(self) -> Generator[None]:
+        """Inside, the weights are their average, where there is one."""
+        current = {name: self.parameters[name].detach().clone() for name in self.average}
+        self._put(self.average)
+        try:
+            yield
+        finally:
+            self._put(current)
+
+    @torch.no_grad()
+    def _put(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            self.parameters[name].copy_(tensor)
 
     def _clip(self) -> float:
         """Scale the gradients down to `clip_norm`; the norm that they had."""

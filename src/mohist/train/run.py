@@ -5,6 +5,7 @@
     NAME/samples.jsonl       what was sampled, graded
     NAME/ledger.json         tokens, FLOPs, seconds, memory, money
     NAME/checkpoints/step-N  a Hugging Face model folder; in `training/`, what going on needs beside weights
+    NAME/model               at the end, where the checkpoint is not the whole result: merged, averaged
 
 A checkpoint appears whole or not at all. It knows how long the logs were, so going on from it cuts away what
 was logged after it: killed at any moment, a run loses the steps since its last checkpoint and nothing else.
@@ -18,7 +19,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,9 +30,10 @@ from torch import Tensor
 from mohist.config import dump_toml, load
 from mohist.cost import Ledger, Prices
 from mohist.errors import ConfigError, RunError
+from mohist.train.ranks import ALONE, Ranks
 from mohist.weights.files import read_json, sync_folder, write_whole
 
-__all__ = ["Checkpointed", "Run", "RunConfig"]
+__all__ = ["Run", "RunConfig", "SavesItself"]
 
 _LOGS = ("metrics.jsonl", "samples.jsonl")
 _STATE, _TENSORS = Path("training/state.json"), Path("training/state.safetensors")
@@ -60,22 +62,19 @@ class RunConfig:
                 raise ConfigError(f"{name} = {getattr(self, name)}: it must be at least {least}")
 
 
-class Checkpointed(Protocol):
-    """What a run saves and restores: a `Learner`, or something else with weights and a state."""
+class SavesItself(Protocol):
+    """A model, such as `TrainedModel`."""
 
-    def save_model(self, folder: Path) -> None:
-        """Write a Hugging Face folder."""
-        ...
-
-    def state(self) -> Mapping[str, Tensor]:
-        """Everything beside the weights that training goes on from."""
+    def save(self, folder: Path, /) -> None:
+        """Write it and its tokenizer into a folder that exists."""
         ...
 
 
 class Run:
-    """An open run; one process at a time may hold it. Made by `Run.open`, ended by `close`."""
+    """An open run; one process at a time may hold it. Made by `Run.open`, held in a `with`."""
 
-    def __init__(self, config: RunConfig, lock: int, state: dict[str, Any] | None) -> None:
+    def __init__(self, config: RunConfig, lock: int | None, state: dict[str, Any] | None) -> None:
+        """Without a lock, a run that reads and never writes: what other ranks than the first get."""
         self.config, self.folder = config, config.folder
         self.ledger = Ledger.from_json(json.dumps(state["ledger"])) if state else Ledger()
         self.step = int(state["step"]) if state else 0
@@ -83,16 +82,24 @@ class Run:
         self._lock = lock
         self._loop: dict[str, Any] = state["loop"] if state else {}
         sizes = state["logs"] if state else dict.fromkeys(_LOGS, 0)
-        self._logs = {name: _cut(self.folder / name, int(sizes[name])) for name in _LOGS}
+        self._logs: dict[str, int] = {}
+        if lock is not None:
+            self._logs = {name: _cut(self.folder / name, int(sizes[name])) for name in _LOGS}
 
     @classmethod
-    def open(cls, config: Any, run: RunConfig, *, resume: bool = False) -> Run:
+    def open(cls, config: Any, run: RunConfig, *, resume: bool = False, ranks: Ranks = ALONE) -> Run:
         """Begin a run of `config`, which has `run` in it, or go on from its latest checkpoint.
 
         With `resume`, a folder without a checkpoint (or without anything) begins anew. Raises RunError, when
         the folder holds a run and `resume` is not set, another process has it, or the config differs in a
         key that weights depend on.
         """
+        opened = cls._open_first(config, run, resume) if ranks.rank == 0 else None
+        ranks.gather(None)  # the others wait until the first has swept
+        return opened or cls(run, None, _state_of_latest(run.folder))
+
+    @classmethod
+    def _open_first(cls, config: Any, run: RunConfig, resume: bool) -> Run:
         run.folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(run.folder)
         try:
@@ -106,16 +113,20 @@ class Run:
                 _check_same(config, load(type(config), path=path), path)
             _write(path, dump_toml(config))
             _sweep(run.folder / "checkpoints")
-            latest = _latest(run.folder)
-            return cls(run, lock, None if latest is None else _read_state(latest))
+            return cls(run, lock, _state_of_latest(run.folder))
         except BaseException:
             os.close(lock)
             raise
 
     @property
+    def writes(self) -> bool:
+        """Whether this process writes to the folder; of several ranks, the first does."""
+        return self._lock is not None
+
+    @property
     def checkpoint(self) -> Path | None:
         """The folder of the checkpoint that this run goes on from; None for a new run."""
-        return self._checkpoint(self.step) if self.step else None
+        return self.checkpoint_at(self.step) if self.step else None
 
     def restore(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Training state and the loop's own state in `checkpoint`."""
@@ -137,33 +148,30 @@ class Run:
     def save(
         self,
         step: int,
-        learner: Checkpointed,
-        *,
-        tokenizer: Sequence[Path] = (),
+        model: SavesItself,
+        state: Mapping[str, Tensor],
         loop: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Write the checkpoint after `step` steps, with copies of the tokenizer's files; prune older ones.
+        """Write the checkpoint after `step` steps: model, `Learner.state`, the loop's own state (JSON data).
 
-        `loop` is JSON data that `restore` gives back. A checkpoint of this step that exists stays as it is.
+        Older ones are pruned. A checkpoint of this step that exists stays as it is.
         """
-        folder = self._checkpoint(step)
-        if folder.exists():
+        folder = self.checkpoint_at(step)
+        if folder.exists() or not self.writes:
             return folder
         for file in self._logs.values():
             os.fsync(file)
         temporary = folder.with_name(f".{folder.name}")
         (temporary / "training").mkdir(parents=True)
-        learner.save_model(temporary)
-        for path in tokenizer:
-            shutil.copyfile(path, temporary / path.name)
-        save_file({name: value.contiguous() for name, value in learner.state().items()}, temporary / _TENSORS)
-        state = {
+        model.save(temporary)
+        save_file({name: value.contiguous() for name, value in state.items()}, temporary / _TENSORS)
+        summary = {
             "step": step,
             "loop": dict(loop or {}),
             "logs": {name: os.fstat(file).st_size for name, file in self._logs.items()},
             "ledger": json.loads(self.ledger.to_json(self.config.prices)),
         }
-        _write(temporary / _STATE, json.dumps(state, indent=2))
+        _write(temporary / _STATE, json.dumps(summary, indent=2))
         _sync(temporary)
         temporary.rename(folder)
         sync_folder(folder.parent)
@@ -173,20 +181,41 @@ class Run:
 
     def write_ledger(self) -> None:
         """Bring ledger.json up to date."""
-        _write(self.folder / "ledger.json", self.ledger.to_json(self.config.prices) + "\n")
+        if self.writes:
+            _write(self.folder / "ledger.json", self.ledger.to_json(self.config.prices) + "\n")
 
-    def close(self) -> None:
+    def export(self, save: Callable[[Path], None]) -> Path:
+        """Let `save` fill the folder `model`, which appears whole, in place of one that is there."""
+        folder, temporary = self.folder / "model", self.folder / ".model"
+        if self.writes:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            save(temporary)
+            _sync(temporary)
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+            sync_folder(self.folder)
+        return folder
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Let other processes have the folder."""
         for file in (*self._logs.values(), self._lock):
-            os.close(file)
+            if file is not None:
+                os.close(file)
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        if not self.writes:
+            return
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         data = memoryview(text.encode())
         while data:
             data = data[os.write(self._logs[name], data) :]
 
-    def _checkpoint(self, step: int) -> Path:
+    def checkpoint_at(self, step: int) -> Path:
+        """Where the checkpoint after so many steps is, or would be."""
         return self.folder / "checkpoints" / f"step-{step}"
 
     def _prune(self, step: int) -> None:
@@ -194,8 +223,8 @@ class Run:
         steps = sorted(_steps(self.folder))
         for old in steps[: -self.config.keep]:
             if old != step and not (every and old % every == 0):
-                hidden = self._checkpoint(old).with_name(f".step-{old}")
-                self._checkpoint(old).rename(hidden)
+                hidden = self.checkpoint_at(old).with_name(f".step-{old}")
+                self.checkpoint_at(old).rename(hidden)
                 shutil.rmtree(hidden)
 
 
@@ -224,13 +253,11 @@ def _steps(folder: Path) -> list[int]:
     return [int(name.removeprefix("step-")) for name in names if name.removeprefix("step-").isdecimal()]
 
 
-def _latest(folder: Path) -> Path | None:
+def _state_of_latest(folder: Path) -> dict[str, Any] | None:
     steps = _steps(folder)
-    return folder / "checkpoints" / f"step-{max(steps)}" if steps else None
-
-
-def _read_state(checkpoint: Path) -> dict[str, Any]:
-    return read_json(checkpoint / _STATE, max_bytes=1 << 30)
+    if not steps:
+        return None
+    return read_json(folder / "checkpoints" / f"step-{max(steps)}" / _STATE, max_bytes=1 << 30)
 
 
 def _sweep(checkpoints: Path) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from mohist.errors import WeightsError
+from mohist.weights.files import read_json
 from mohist.weights.formats import RawTensor, TensorInfo
 from mohist.weights.gguf import GgufCheckpoint
 from mohist.weights.safetensors import CONFIG_NAME, SafetensorsCheckpoint
 from mohist.weights.safetensors_writer import save_safetensors
 
-__all__ = ["Checkpoint", "open_checkpoint", "save_safetensors"]
+__all__ = ["Checkpoint", "ConfigOnly", "open_checkpoint", "open_config", "save_safetensors"]
 
 
 class Checkpoint(Protocol):
@@ -36,6 +38,31 @@ class Checkpoint(Protocol):
 
     def read(self, name: str) -> RawTensor:
         """One tensor in fresh memory; FP8 with block scales arrives as F32. Raises WeightsError."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigOnly:
+    """A checkpoint whose weights are not there."""
+
+    path: Path
+    config: dict[str, Any]
+    kind: Literal["safetensors"] = "safetensors"
+    tensors: dict[str, TensorInfo] = field(default_factory=dict)
+
+    def read(self, name: str) -> RawTensor:
+        """No config needs a tensor of a Hugging Face folder."""
+        raise AssertionError(name)
+
+
+def open_config(path: Path) -> Checkpoint:
+    """The checkpoint at `path`; without weights where there is only a config.json.
+
+    Raises WeightsError.
+    """
+    file = path / CONFIG_NAME if path.is_dir() else path
+    if file.suffix == ".json" and file.is_file() and not any(file.parent.glob("*.safetensors")):
+        return ConfigOnly(path=file.parent, config=read_json(file, max_bytes=8 << 20))
+    return open_checkpoint(file.parent if file.suffix == ".json" and not path.is_dir() else path)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

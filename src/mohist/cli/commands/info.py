@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from mohist.cli import options
 from mohist.cli.terminal import Status
@@ -51,6 +49,7 @@ def context_lengths(text: str) -> list[int]:
 def run(args: argparse.Namespace) -> int:
     """Print what the config says and what follows from it."""
     from mohist.model.family import read_config
+    from mohist.weights.checkpoint import open_config
     from mohist.weights.source import resolve
 
     with Status(f"fetching {args.model}") as status:
@@ -66,31 +65,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(as_text(args.model, facts))
     return 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConfigOnly:
-    """A checkpoint whose weights are not there."""
-
-    path: Path
-    config: dict[str, Any]
-    kind: Literal["safetensors"] = "safetensors"
-    tensors: dict[str, Any] = field(default_factory=dict)
-
-    def read(self, name: str) -> Any:
-        """No config needs a tensor of a Hugging Face folder."""
-        raise AssertionError(name)
-
-
-def open_config(path: Path) -> Checkpoint:
-    """The checkpoint at `path`; without weights where there is only a config.json."""
-    from mohist.weights.checkpoint import open_checkpoint
-    from mohist.weights.files import read_json
-
-    file = path / "config.json" if path.is_dir() else path
-    if file.suffix == ".json" and file.is_file() and not any(file.parent.glob("*.safetensors")):
-        return ConfigOnly(path=file.parent, config=read_json(file, max_bytes=8 << 20))
-    return open_checkpoint(file.parent if file.suffix == ".json" and not path.is_dir() else path)
 
 
 def describe(config: DecoderConfig, contexts: list[int] | None = None) -> dict[str, Any]:
