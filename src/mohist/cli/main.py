@@ -1,7 +1,8 @@
 """The `mohist` command. Each module in `cli/commands/` is a verb: adding a file there adds a command.
 
 A verb module has SUMMARY (one line), EXAMPLES (for --help), `configure(parser)` and `run(args) -> int`. It
-imports no PyTorch at its top, so that `mohist --help` answers at once.
+imports no PyTorch at its top, so that `mohist --help` answers at once. Options that nobody declared are left
+to verbs that set a default for `overrides`.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         args, unknown = build_parser(argv).parse_known_args(argv)
-        if unknown:
+        if "overrides" in args:
+            args.overrides = unknown
+        elif unknown:
             args.parser.error(f"no such option: {' '.join(unknown)}")
         status = args.run(args)
         sys.stdout.flush()

@@ -11,6 +11,7 @@ from mohist.chat.chat import Chat, load_chat
 from mohist.chat.save import save_chat
 from mohist.kernels import load_ops
 from mohist.kernels.autograd import TrainingOps
+from mohist.model.config import DecoderConfig
 from mohist.model.decoder import Decoder
 from mohist.model.family import read_config
 from mohist.model.load import init_decoder, load_decoder
@@ -21,7 +22,7 @@ from mohist.train.run import Run
 from mohist.weights.checkpoint import Checkpoint, ConfigOnly, open_config
 from mohist.weights.source import resolve
 
-__all__ = ["TrainedModel", "finish", "load_model", "training_ops"]
+__all__ = ["TrainedModel", "finish", "load_model", "load_outline", "training_ops"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -72,7 +73,6 @@ def load_model(
     """
     ops = training_ops(threads)
     checkpoint = open_config(resolve(source) if resumed is None or lora is not None else resumed)
-    chat_folder = tokenizer or (checkpoint.path if checkpoint.kind == "safetensors" else None)
     if isinstance(checkpoint, ConfigOnly):
         decoder = init_decoder(read_config(checkpoint), ops, seed=seed)
     elif lora is None:
@@ -87,8 +87,14 @@ def load_model(
         source=source,
         decoder=decoder,
         chat=load_chat(checkpoint if tokenizer is None else tokenizer),
-        chat_folder=chat_folder,
+        chat_folder=tokenizer or (checkpoint.path if checkpoint.kind == "safetensors" else None),
     )
+
+
+def load_outline(source: str, *, tokenizer: Path | None = None) -> tuple[DecoderConfig, Chat]:
+    """What can be known of a model without its weights. Raises MohistError."""
+    checkpoint = open_config(resolve(source))
+    return read_config(checkpoint), load_chat(checkpoint if tokenizer is None else tokenizer)
 
 
 def finish(run: Run, model: TrainedModel, learner: Learner) -> Path:

@@ -11,12 +11,12 @@ from mohist.model.config import DecoderConfig
 from mohist.model.count import flops_per_token
 from mohist.train.run import Run
 
-__all__ = ["Progress", "duration"]
+__all__ = ["TYPICAL_CONTEXT", "Progress", "duration"]
 
 _SHOWN = ("loss", "held_out_loss", "mtp_loss", "balance_loss", "expert_overload", "grad_norm", "lr")
 
 
-_TYPICAL_CONTEXT = 256
+TYPICAL_CONTEXT = 256
 """Tokens that attention looks back to, when FLOPs are counted; a small part of them for short samples."""
 
 
@@ -34,7 +34,7 @@ class Progress:
         """
         now = perf_counter()
         seconds, self._last = now - self._last, now
-        flops = round(passes * num_tokens * flops_per_token(self._config, _TYPICAL_CONTEXT))
+        flops = round(passes * num_tokens * flops_per_token(self._config, TYPICAL_CONTEXT))
         peak = peak_memory_bytes()
         return Cost(prompt_tokens=int(num_tokens), flops=flops, seconds=seconds, peak_bytes=peak)
 

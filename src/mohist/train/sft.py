@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from mohist.chat.chat import Chat
 from mohist.data.order import Order, held_out
 from mohist.errors import ConfigError, DataError
+from mohist.model.config import DecoderConfig
 from mohist.train.conversations import read_samples
 from mohist.train.extras import ExtrasConfig
 from mohist.train.learner import Learner
 from mohist.train.lora import LoraConfig
 from mohist.train.losses import cross_entropy
-from mohist.train.models import TrainedModel, finish, load_model
+from mohist.train.models import finish, load_model, load_outline
 from mohist.train.optim import OptimConfig
+from mohist.train.plan import Plan, flops_per_second
 from mohist.train.progress import Progress
 from mohist.train.ranks import join_ranks
 from mohist.train.run import Run, RunConfig
@@ -22,7 +26,7 @@ from mohist.train.stop import on_request
 from mohist.train.weights import weigh
 from mohist.types import Sample
 
-__all__ = ["SftConfig", "sft"]
+__all__ = ["SftConfig", "plan", "sft"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,7 @@ def sft(config: SftConfig, *, resume: bool = False) -> Path:
             config.model, threads=config.threads, lora=config.lora, resumed=run.checkpoint, seed=config.seed
         )
         model.decoder.recompute = config.recompute
-        samples, unseen = _data(config, model)
+        samples, unseen = _data(config, model.decoder.config, model.chat)
         order = Order([1] * len(samples), per_step=config.samples_per_step, seed=config.seed)
         total = config.steps or order.num_steps(config.passes)
         learner = Learner(model.decoder, config.optim, total_steps=total, extras=config.extras, ranks=ranks)
@@ -107,11 +111,30 @@ def sft(config: SftConfig, *, resume: bool = False) -> Path:
         return run.checkpoint_at(learner.step_count) if stop.requested else finish(run, model, learner)
 
 
-def _data(config: SftConfig, model: TrainedModel) -> tuple[list[Sample], list[Sample]]:
+def plan(config: SftConfig) -> str:
+    """What `sft` would need, for people. Raises MohistError."""
+    outline, chat = load_outline(config.model)
+    samples, _ = _data(config, outline, chat)
+    order = Order([1] * len(samples), per_step=config.samples_per_step, seed=config.seed)
+    total = config.steps or order.num_steps(config.passes)
+    rows = sum(len(samples[i].tokens) - 1 for step in islice(order.steps(), total) for i in step)
+    return Plan(
+        model=outline,
+        num_samples=len(samples),
+        steps=total,
+        num_tokens=rows,
+        max_tokens=min(config.max_tokens, rows),
+        recompute=config.recompute,
+        is_lora=config.lora is not None,
+        prices=config.run.prices,
+    ).text(flops_per_second(config.threads))
+
+
+def _data(config: SftConfig, model: DecoderConfig, chat: Chat) -> tuple[list[Sample], list[Sample]]:
     """Samples to train on, and held-out ones. Raises DataError."""
-    rows = _fitting(config, model, config.data)
+    rows = _fitting(config, model, chat, config.data)
     if config.held_out is not None:
-        unseen = [sample for row in _fitting(config, model, config.held_out) for sample in row]
+        unseen = [sample for row in _fitting(config, model, chat, config.held_out) for sample in row]
         return [sample for row in rows for sample in row], unseen
     kept = held_out(len(rows), config.held_out_share, config.seed)
     samples = [sample for row, out in zip(rows, kept, strict=True) for sample in row if not out]
@@ -121,10 +144,10 @@ def _data(config: SftConfig, model: TrainedModel) -> tuple[list[Sample], list[Sa
     return samples, unseen
 
 
-def _fitting(config: SftConfig, model: TrainedModel, path: Path) -> list[list[Sample]]:
+def _fitting(config: SftConfig, model: DecoderConfig, chat: Chat, path: Path) -> list[list[Sample]]:
     """The rows of a file whose samples all fit."""
-    most = min(config.max_tokens + 1, model.decoder.config.max_positions)
-    rows = read_samples(path, model.chat)
+    most = min(config.max_tokens + 1, model.max_positions)
+    rows = read_samples(path, chat)
     lengths = [max(len(sample.tokens) for sample in row) for row in rows]
     fitting = [row for row, length in zip(rows, lengths, strict=True) if length <= most]
     if len(fitting) < len(rows) and config.too_long == "error":
