@@ -93,8 +93,8 @@ class GrpoConfig:
             raise ConfigError(f"reference_every = {self.reference_every}: it needs policy.kl over 0")
         if self.max_refills and self.advantage.baseline == "batch":
             raise ConfigError(
-                f"max_refills = {self.max_refills} with advantage.baseline = 'batch', where every group has a "
-                "signal; set one of them to another value"
+                f"max_refills = {self.max_refills} with advantage.baseline = 'batch', where every "
+                "group has a signal; set one of them to another value"
             )
 
 
