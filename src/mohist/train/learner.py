@@ -141,7 +141,8 @@ class Learner:
         for root, gradient in (*self._drafts(batch, hidden_TD, meters), *self._balance(batch, meters)):
             roots.append(root)
             gradients.append(gradient)
-        torch.autograd.backward(roots, gradients)
+        with one_thread():  # what PyTorch does of it; the kernels have threads of their own
+            torch.autograd.backward(roots, gradients)
         self.routers.forget()
 
     def _balance(self, batch: Batch, meters: Meters) -> Iterator[tuple[Tensor, Tensor]]:
