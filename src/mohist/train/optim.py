@@ -22,6 +22,10 @@ from mohist.model.tensors import Matrix
 __all__ = ["OptimConfig", "Optimizer", "learning_rate"]
 
 
+_STATE_KEYS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+"""What PyTorch's two optimisers remember of a tensor."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """How gradients change weights."""
@@ -151,8 +155,8 @@ class Optimizer:
             mean.copy_(left.pop(f"average/{name}"))
         for optimizer, named in self._groups:
             for name, tensor in named.items():
-                keys = [key for key in left if key.partition("/")[2] == name]
-                state = {key.partition("/")[0]: left.pop(key).clone() for key in keys}
+                present = [key for key in _STATE_KEYS if f"{key}/{name}" in left]
+                state = {key: left.pop(f"{key}/{name}").clone() for key in present}
                 if any(value.dim() and value.shape != tensor.shape for value in state.values()):
                     raise RunError(f"the state of the optimiser is for {name} of another shape")
                 optimizer.state[tensor] = state
