@@ -39,14 +39,12 @@ class LoraConfig:
     """Columns of B and rows of A."""
     alpha: float = 32.0
     """The difference is alpha / rank times B A."""
-    targets: tuple[str, ...] = ("q", "k", "v", "o", "gate", "up", "down")
-    """Names of matrices within a layer, as in `layers.3.mixer.q`."""
+    targets: tuple[str, ...] = ()
+    """Names of matrices, such as q,v,up,down; empty for every matrix that can be adapted."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ConfigError(f"rank = {self.rank}: it must be at least 1")
-        if not self.targets:
-            raise ConfigError("targets is empty: name at least one matrix, as in q,v")
 
 
 def add_lora(decoder: Decoder, config: LoraConfig, *, seed: int) -> None:
@@ -171,7 +169,7 @@ def _targets(decoder: Decoder, targets: tuple[str, ...]) -> dict[str, Matrix]:
         if target not in last.values():
             known = ", ".join(dict.fromkeys(last.values()))
             raise ConfigError(f"targets: {target!r} is no matrix that LoRA can adapt here; there are {known}")
-    return {name: module for name, module in able.items() if last[name] in targets}
+    return {name: module for name, module in able.items() if not targets or last[name] in targets}
 
 
 def _can_be_adapted(decoder: Decoder, name: str, module: Matrix) -> bool:
