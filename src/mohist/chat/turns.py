@@ -64,8 +64,11 @@ def _composed(chat: Chat, prompt: list[int], message: Mapping[str, Any]) -> list
     if "tool_calls" in message:
         raise ChatError("this chat template does not write this turn's reasoning beside its tool calls")
     opening, closing = chat.format.think
-    start = [] if chat.opens_thinking(prompt) else [_mark(chat, opening), "\n"]
     reasoning, content = message.get("reasoning_content", ""), message["content"]
+    is_open = chat.opens_thinking(prompt)
+    if not (reasoning or is_open):
+        return _after(chat, prompt, [content])
+    start = [] if is_open else [_mark(chat, opening), "\n"]
     return _after(chat, prompt, [*start, f"{reasoning}\n", _mark(chat, closing), f"\n\n{content}"])
 
 
