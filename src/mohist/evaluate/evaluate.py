@@ -10,10 +10,10 @@ from mohist.errors import ConfigError
 from mohist.evaluate.evaluation import Evaluation, Result
 from mohist.llm import LLM
 from mohist.rollout.rollouts import Rollouts, cost_of, seed_of
-from mohist.tasks.task import Split, Task
+from mohist.tasks.task import Split, Task, TaskConfig
 from mohist.types import Problem, SamplingParams
 
-__all__ = ["EvaluateConfig", "evaluate"]
+__all__ = ["EvaluateConfig", "TaskEvaluateConfig", "evaluate"]
 
 Progress = Callable[[str, int, int], None]
 """Told what is asked (the evaluation's title), the answers that have ended, and those in all."""
@@ -64,6 +64,15 @@ class EvaluateConfig:
     def problems(self, task: Task) -> list[Problem]:
         """The problems that are asked."""
         return task.problems(self.split, self.num_problems, seed=self.problem_seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEvaluateConfig(EvaluateConfig):
+    """What `mohist evaluate` reads."""
+
+    task: TaskConfig
+    thinking: bool | None = None
+    """Ask for thinking or for none, where the chat template has a switch; none leaves it to the template."""
 
 
 def evaluate(

@@ -109,10 +109,11 @@ class Evaluation:
 
     @cached_property
     def accuracy_interval(self) -> Interval:
-        """Of `accuracy`: Wilson's for single answers that are right or wrong, else the bootstrap."""
-        if self.num_samples == 1 and all(answer.accuracy in (0, 1) for answer in self.answers):
-            return wilson(sum(answer.right for answer in self.answers), len(self.answers))
-        return bootstrap([result.accuracy for result in self.results])
+        """Of `accuracy`: Wilson's where every problem is wholly right or wholly wrong, else the bootstrap."""
+        means = [result.accuracy for result in self.results]
+        if all(value in (0, 1) for value in means):
+            return wilson(means.count(1), len(means))
+        return bootstrap(means)
 
     def pass_at(self, k: int) -> tuple[float, Interval]:
         """The probability that one of k answers is wholly right, a mean over problems, and its interval."""

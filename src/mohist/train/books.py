@@ -97,6 +97,6 @@ def _rows(asked: Asked, advantages: Sequence[Sequence[float]]) -> list[dict[str,
     ]:
         for rollout, advantage in zip(group.rollouts, row, strict=True):
             problem = {"problem": group.problem.id, "question": group.problem.question}
-            answer = dataclasses.asdict(GradedAnswer.of(rollout))
+            answer = vars(GradedAnswer.of(rollout))
             rows.append(problem | {"sample": rollout.sample, "advantage": advantage} | answer)
     return rows

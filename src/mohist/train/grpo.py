@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from mohist.errors import ConfigError
 from mohist.evaluate.evaluate import EvaluateConfig
+from mohist.model.count import cache_values_per_token, parameters
 from mohist.tasks.task import TaskConfig
 from mohist.train.advantages import AdvantageConfig, Overlong, advantages
 from mohist.train.books import Books
@@ -18,14 +20,20 @@ from mohist.train.extras import ExtrasConfig
 from mohist.train.groups import ProblemOrder, measured, to_samples
 from mohist.train.lora import LoraConfig
 from mohist.train.losses import PolicyConfig, policy_loss
+from mohist.train.models import load_outline
 from mohist.train.optim import OptimConfig
+from mohist.train.plan import Plan, flops_per_second
 from mohist.train.policy import Policy
+from mohist.train.report import write_report
 from mohist.train.run import Run, RunConfig
 from mohist.train.sampler import SamplingConfig
 from mohist.train.stop import on_request
 from mohist.train.terminal import Quiet, View
 
-__all__ = ["GrpoConfig", "grpo"]
+__all__ = ["GrpoConfig", "grpo", "plan"]
+
+PLANNED = 64
+"""Problems whose prompts tell `plan` how long prompts are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +109,8 @@ class GrpoConfig:
 def grpo(config: GrpoConfig, *, resume: bool = False, view: View | None = None) -> Path | None:
     """Train as `config` says; the folder of the resulting model, or None if no step was done.
 
-    The first SIGINT or SIGTERM drops the step that is being sampled and saves a checkpoint of those before.
-    Raises MohistError.
+    The run's report is written with every checkpoint. The first SIGINT or SIGTERM drops the step that is
+    being sampled, and saves a checkpoint of those before. Raises MohistError.
     """
     view = view or Quiet()
     with (
@@ -119,9 +127,8 @@ def grpo(config: GrpoConfig, *, resume: bool = False, view: View | None = None) 
         if config.evaluate_every and run.step == 0:
             run.log(0, {"evaluation": books.evaluated(0, examiner.evaluate())})
 
-        step = run.step
+        step, state = run.step, order.state()
         while step < config.steps and not stop.requested:
-            state = order.state()
             asked = examiner.ask(step + 1, order)
             if stop.requested:
                 break
@@ -148,9 +155,37 @@ def grpo(config: GrpoConfig, *, resume: bool = False, view: View | None = None) 
             books.close_step(step, asked, advantage, metrics)
             if run.is_due(step):
                 policy.save(step, state)
-        if step:
-            policy.save(step, state)
-        return policy.finish(step) if step else None
+                write_report(run.folder)
+        if not step:
+            return None
+        policy.save(step, state)
+        write_report(run.folder)
+        return policy.finish(step)
+
+
+def plan(config: GrpoConfig) -> str:
+    """What `grpo` would need at most, for people: as if every answer were as long as it may be."""
+    outline, chat = load_outline(config.model)
+    sampling, group_size = config.sampling, config.group_size
+    with closing(config.task.make()) as task:
+        problems = task.problems("train", min(config.num_problems or PLANNED, PLANNED), seed=config.seed)
+    prompt = fmean(len(chat.render(p.messages, thinking=sampling.thinking)) for p in problems)
+    rows = round(config.problems_per_step * (prompt + group_size * sampling.max_tokens))
+    context = min(outline.max_positions, round(prompt) + sampling.max_tokens)
+    cache = 4 * cache_values_per_token(outline) * sampling.max_running * context
+    reference = 4 * parameters(outline) if config.policy.kl and config.lora is None else 0
+    return Plan(
+        model=outline,
+        num_samples=config.steps * config.problems_per_step * group_size,
+        steps=config.steps,
+        num_tokens=config.steps * rows,
+        max_tokens=min(config.max_tokens, rows),
+        recompute=config.recompute,
+        is_lora=config.lora is not None,
+        passes=1 + 3 * config.inner_epochs + bool(config.policy.kl),
+        extra_bytes=cache + reference,
+        prices=config.run.prices,
+    ).text(flops_per_second(config.threads))
 
 
 def _order(config: GrpoConfig, loop: Mapping[str, Any], examiner: Examiner, books: Books) -> ProblemOrder:

@@ -35,12 +35,18 @@ class Plan:
     """Rows of a micro-batch."""
     recompute: bool
     is_lora: bool = False
+    passes: float = 3.0
+    """Forward passes that a row is worth: forward and backward are 3."""
+    extra_bytes: int = 0
+    """Beside what training itself needs: a cache of keys and values, further copies of weights."""
     prices: Prices
 
     @property
     def flops(self) -> int:
-        """Of all steps: three forward passes each, four when activations are computed again."""
-        return (3 + self.recompute) * self.num_tokens * flops_per_token(self.model, TYPICAL_CONTEXT)
+        """Of all steps; one more pass when activations are computed again."""
+        return round(
+            (self.passes + self.recompute) * self.num_tokens * flops_per_token(self.model, TYPICAL_CONTEXT)
+        )
 
     @property
     def memory_bytes(self) -> int:
@@ -52,7 +58,8 @@ class Plan:
         ]
         logits = 2 * self.model.vocab_size
         activations = self.max_tokens * (sum(kept) + max(map(self._once, self.model.layers)) + logits)
-        return numbers * (_FROZEN_BYTES if self.is_lora else _FULL_BYTES) + 4 * activations
+        weights = numbers * (_FROZEN_BYTES if self.is_lora else _FULL_BYTES)
+        return weights + 4 * activations + self.extra_bytes
 
     def text(self, speed: float) -> str:
         """For people; `speed` in floating-point operations a second."""
