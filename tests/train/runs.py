@@ -1,0 +1,64 @@
+"""Runs of a tiny model as processes of their own, to be started several at a time, or killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.train import tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+def write_config(folder: Path, **changes: str) -> Path:
+    """A config for `mohist sft` of a model made here."""
+    tiny.write_model(folder / "base")
+    tiny.write_jsonl(folder / "data.jsonl", tiny.conversations(48))
+    values = {
+        "model": f'"{folder}/base"',
+        "data": f'"{folder}/data.jsonl"',
+        "steps": "8",
+        "samples_per_step": "6",
+        "max_tokens": "100",
+        "held_out_share": "0.2",
+        "evaluate_every": "4",
+        "threads": "1",
+        "optim.lr": "0.01",
+        "run.save_every": "1",
+    } | changes
+    path = folder / "sft.toml"
+    path.write_text("".join(f"{key} = {value}\n" for key, value in values.items()))
+    return path
+
+
+def start(config: Path, folder: Path, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+    """`mohist sft` as a process."""
+    words = ["-m", "mohist", "sft", str(config), "--run.folder", str(folder), *options]
+    variables = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"} | environment
+    return subprocess.Popen(
+        [sys.executable, *words], env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def finish(process: subprocess.Popen[bytes]) -> Path:
+    """Wait for the end; the folder that it printed."""
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err.decode()
+    return Path(out.decode().strip().splitlines()[-1])
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """What was logged, times aside."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
