@@ -291,15 +291,17 @@ def test_the_filter_lets_through_what_is_listed_and_nothing_else(machine: str) -
     architecture = (0xC000003E, 0xC00000B7)[column]
     steps = list(struct.iter_unpack("HBBI", seccomp.filter_program(machine)))
 
-    def run(number: int, of: int) -> int:
+    def run(number: int, of: int, flags: int = 0) -> int:
         position, value = 0, 0
         while True:
             code, if_true, if_false, operand = steps[position]
             position += 1
             if code == 0x20:
-                value = {0: number, 4: of}[operand]
-            elif code == 0x15:
-                position += if_true if value == operand else if_false
+                value = {0: number, 4: of, 24: flags * (number == 2), 32: flags * (number != 2)}[operand]
+            elif code == 0x05:
+                position += operand
+            elif code in (0x15, 0x45):
+                position += if_true if (value == operand if code == 0x15 else value & operand) else if_false
             else:
                 return operand
 
@@ -307,6 +309,10 @@ def test_the_filter_lets_through_what_is_listed_and_nothing_else(machine: str) -
     for number in [*range(600), 0x40000000, 0x40000039, 2**32 - 1]:
         assert run(number, architecture) == (0x7FFF0000 if number in allowed else 0x00050026)
         assert run(number, 0x40000003) == 0x80000000  # the 32-bit table
+    for number in (number for number in (seccomp.CALLS["open"][column], seccomp.CALLS["openat"][column])):
+        for flags in (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_TRUNC, os.O_TMPFILE | os.O_RDWR, os.O_TMPFILE):
+            assert number is None or run(number, architecture, flags) == 0x0005001E
+        assert number is None or run(number, architecture, os.O_CLOEXEC | os.O_DIRECTORY) == 0x7FFF0000
 
 
 PLAIN = st.recursive(

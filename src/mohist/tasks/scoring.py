@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mohist.errors import TaskError
-from mohist.tasks.answers import find_answer
+from mohist.tasks.answers import Place, find_answer
 from mohist.tasks.language import share_in
 from mohist.tasks.task import TaskConfig
 from mohist.types import Grade, Message, Problem
@@ -34,13 +34,22 @@ def wrong(note: str) -> Verdict:
     return Verdict(0.0, note)
 
 
-def grade_message(config: TaskConfig, problem: Problem, message: Message, judge: Judge) -> Grade:
+def grade_message(
+    config: TaskConfig,
+    problem: Problem,
+    message: Message,
+    judge: Judge,
+    *,
+    places: Sequence[Place] | None = None,
+) -> Grade:
     """Find the answer in `message.content`, have it judged, and weigh accuracy, format and language.
 
+    It is looked for in `places`, or else where the config says.
     Language is looked for in thinking and answer together. TaskError naming the problem if `judge` raises.
     """
-    found = find_answer(message.content, config.extract)
-    verdict = wrong(f"no answer: it must be in {' or '.join(config.extract)}")
+    places = places or config.extract
+    found = find_answer(message.content, places)
+    verdict = wrong(f"no answer: it must be in {' or '.join(places)}")
     if found is not None:
         try:
             verdict = judge(found.text, problem.answer)
@@ -51,7 +60,7 @@ def grade_message(config: TaskConfig, problem: Problem, message: Message, judge:
             ) from error
     parts = {
         "accuracy": verdict.accuracy,
-        "format": float(found is not None and found.place == config.extract[0]),
+        "format": float(found is not None and found.place == places[0]),
     }
     reward = verdict.accuracy + config.format_weight * parts["format"]
     if config.language is not None:

@@ -81,7 +81,8 @@ class TaskConfig:
     def __post_init__(self) -> None:
         if not 0 < self.test_fraction < 1:
             raise ConfigError(f"task.test_fraction = {self.test_fraction}: it must be in (0, 1)")
-        if not self.extract:
+        # A task whose default is empty has places of its own.
+        if not self.extract and type(self).extract:
             raise ConfigError("task.extract is empty: name at least one place, such as boxed")
         if self.language_weight and self.language is None:
             raise ConfigError(f"task.language_weight = {self.language_weight}: it needs task.language")

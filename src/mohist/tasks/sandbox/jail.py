@@ -26,8 +26,11 @@ PROBE_S = 30.0
 """Time for the probe to say that the jail works, in seconds."""
 
 
-def jailed_python(code: str, *, packages: Sequence[Path] = ()) -> list[str]:
-    """The command that runs `code` in a jail where `import mohist` works, and imports from `packages` too."""
+def jailed_python(code: str, *, packages: Sequence[Path] = (), scratch_bytes: int = 0) -> list[str]:
+    """The command that runs `code` in a jail where `import mohist` works, and imports from `packages` too.
+
+    With `scratch_bytes` there is a /tmp of that size, in memory, for what cannot be imported without one.
+    """
     prefix = Path(sys.base_prefix).resolve()
     python = Path(sys.executable).resolve()
     paths = [str(INSIDE), *map(str, packages)]
@@ -39,6 +42,7 @@ def jailed_python(code: str, *, packages: Sequence[Path] = ()) -> list[str]:
         *_system_libraries(),
         *("--ro-bind", str(PACKAGE), str(INSIDE / PACKAGE.name)),
         *("--dev-bind", "/dev/null", "/dev/null"),
+        *(("--size", str(scratch_bytes), "--tmpfs", "/tmp") if scratch_bytes else ()),
         *("--remount-ro", "/", "--chdir", "/", "--"),
         *(str(python), "-I", "-S", "-B", "-c", f"import sys; sys.path += {paths!r}\n{code}"),
     ]

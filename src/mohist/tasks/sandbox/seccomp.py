@@ -1,9 +1,10 @@
 """The Linux system calls that a confined process may still make. Standard library only.
 
 A filter of the kernel's (seccomp with classic BPF, see `man 2 seccomp`) lets the calls in CALLS through, and
-every other one fails with ENOSYS, as if the kernel had never heard of it. What is left can compute, read what
-is in sight, read and write descriptors that are open, sleep, and end: no new process or thread, no socket, no
-signal to anyone, no tracing, no mount, no namespace, no change of its own limits or signal handlers.
+every other one fails with ENOSYS, as if the kernel had never heard of it. What is left can compute, open
+files for reading, read and write descriptors that are open, sleep, and end. Nothing on a disk changes. There is no
+new process or thread, no socket, no signal to anyone, no tracing, no mount, no namespace, no change of its own
+limits or signal handlers.
 """
 
 from __future__ import annotations
@@ -85,13 +86,11 @@ _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """Machine -> column of CALLS, and the kernel's AUDIT_ARCH number."""
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
-_LOAD, _JUMP_IF_EQUAL, _RETURN = (
-    0x20,
-    0x15,
-    0x06,
-)  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
-_NUMBER, _ARCHITECTURE = 0, 4  # offsets in struct seccomp_data
+_LOAD, _RETURN, _JUMP = 0x20, 0x06, 0x05  # BPF_LD | BPF_W | BPF_ABS, BPF_RET | BPF_K, BPF_JMP | BPF_JA
+_JUMP_IF_EQUAL, _JUMP_IF_BITS = 0x15, 0x45  # BPF_JMP | BPF_JEQ | BPF_K, BPF_JMP | BPF_JSET | BPF_K
+_NUMBER, _ARCHITECTURE, _SECOND_ARGUMENT, _THIRD_ARGUMENT = 0, 4, 24, 32  # offsets in struct seccomp_data
 _ALLOW, _KILL, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000  # SECCOMP_RET_*; _FAIL | errno
+_TO_WRITE = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC | 0o20000000  # with __O_TMPFILE: flags of no mere reader
 
 
 def unsupported() -> str | None:
@@ -110,16 +109,29 @@ def filter_program(machine: str) -> bytes:
     On x86-64 the numbers of the x32 interface have bit 30 set, so they equal none in the list.
     """
     column, architecture = _ARCHITECTURES[machine]
-    numbers = [row[column] for row in CALLS.values() if row[column] is not None]
+    numbers = {name: number for name, row in CALLS.items() if (number := row[column]) is not None}
+    end = [
+        (_RETURN, 0, 0, _FAIL | errno.ENOSYS),
+        (_RETURN, 0, 0, _ALLOW),
+        (_LOAD, 0, 0, _SECOND_ARGUMENT),  # of open(path, flags)
+        (_JUMP, 0, 0, 1),
+        (_LOAD, 0, 0, _THIRD_ARGUMENT),  # of openat(folder, path, flags)
+        (_JUMP_IF_BITS, 1, 0, _TO_WRITE),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _FAIL | errno.EROFS),
+    ]
+    places = {"open": 2, "openat": 4}  # in `end`; the others go to 1
     steps = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_JUMP_IF_EQUAL, 1, 0, architecture),
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, _NUMBER),
-        # From each comparison, a match jumps over the ones after it and the failure.
-        *((_JUMP_IF_EQUAL, len(numbers) - i, 0, number) for i, number in enumerate(numbers)),
-        (_RETURN, 0, 0, _FAIL | errno.ENOSYS),
-        (_RETURN, 0, 0, _ALLOW),
+        # A match jumps over the comparisons after it, to its place in the end.
+        *(
+            (_JUMP_IF_EQUAL, len(numbers) - 1 - i + places.get(name, 1), 0, number)
+            for i, (name, number) in enumerate(numbers.items())
+        ),
+        *end,
     ]
     return b"".join(struct.pack("HBBI", *step) for step in steps)
 
