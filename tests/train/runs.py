@@ -61,4 +61,6 @@ def weights(folder: Path) -> dict[str, Tensor]:
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """What was logged, times aside."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    for row in rows:
+        del row["seconds"], row["tokens_per_s"]
+    return rows

@@ -22,7 +22,7 @@ from mohist.model.load import load_decoder
 from mohist.train.pretrain import PretrainConfig, pretrain
 from mohist.weights.checkpoint import open_checkpoint
 from tests.exact.models import CONFIGS
-from tests.train import tiny
+from tests.train import runs, tiny
 
 TEXT = "the cat sat on the mat. the dog sat on the log. "
 
@@ -58,14 +58,9 @@ def config(outline: Path, folder: Path, **changes: Any) -> PretrainConfig:
     return from_dict(PretrainConfig, table | changes)
 
 
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
 def test_mixture_with_mtp_learns_and_resumes(outline: Path, tmp_path: Path) -> None:
     folder = pretrain(config(outline, tmp_path))
-    rows, whole = metrics(tmp_path), load_file(folder / "model.safetensors")
+    rows, whole = runs.metrics(tmp_path / "run"), load_file(folder / "model.safetensors")
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
     assert rows[-1]["mtp_loss"] < rows[0]["mtp_loss"]
     assert {"held_out_loss", "balance_loss", "expert_overload", "lr", "grad_norm"} <= rows[-1].keys()
@@ -77,7 +72,7 @@ def test_mixture_with_mtp_learns_and_resumes(outline: Path, tmp_path: Path) -> N
         (folder.parent / f"step-{step}").rename(tmp_path / f"step-{step}")
     again = pretrain(config(outline, tmp_path), resume=True)
     assert all(tensor.equal(whole[name]) for name, tensor in load_file(again / "model.safetensors").items())
-    assert metrics(tmp_path) == rows
+    assert runs.metrics(tmp_path / "run") == rows
 
 
 @pytest.mark.parity

@@ -13,7 +13,7 @@ from mohist.config import from_dict
 from mohist.llm import LLM
 from mohist.train.sft import SftConfig, sft
 from mohist.types import Message
-from tests.train import tiny
+from tests.train import runs, tiny
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,10 @@ def config(base: Path, folder: Path, **changes: Any) -> SftConfig:
     return from_dict(SftConfig, table | changes)
 
 
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
 def test_it_learns(base: Path, tmp_path: Path) -> None:
     run = {"folder": str(tmp_path / "run")}
     folder = sft(config(base, tmp_path, steps=120, evaluate_every=40, run=run))
-    rows = metrics(tmp_path)
+    rows = runs.metrics(tmp_path / "run")
     assert [row["step"] for row in rows] == list(range(1, 121))
     assert rows[-1]["loss"] < 0.1 < 1 < rows[0]["loss"]
     assert rows[-1]["held_out_loss"] < 0.1
@@ -62,7 +57,7 @@ def test_it_learns(base: Path, tmp_path: Path) -> None:
 
 def test_resuming_repeats_every_bit(base: Path, tmp_path: Path) -> None:
     whole = sft(config(base, tmp_path))
-    expected, rows = load_file(whole / "model.safetensors"), metrics(tmp_path)
+    expected, rows = load_file(whole / "model.safetensors"), runs.metrics(tmp_path / "run")
     assert sorted(path.name for path in whole.parent.iterdir()) == ["step-4", "step-6"]
     for path in (whole / "training").iterdir():
         path.unlink()
@@ -74,4 +69,4 @@ def test_resuming_repeats_every_bit(base: Path, tmp_path: Path) -> None:
     found = load_file(again / "model.safetensors")
     assert found.keys() == expected.keys()
     assert all(found[name].equal(tensor) for name, tensor in expected.items())
-    assert metrics(tmp_path) == rows
+    assert runs.metrics(tmp_path / "run") == rows

@@ -24,9 +24,9 @@ __all__ = ["Books"]
 class Books:
     """The books of one run. Every second of a step is booked under what it was spent on."""
 
-    def __init__(self, run: Run, llm: LLM, view: View, *, total_steps: int) -> None:
+    def __init__(self, run: Run, llm: LLM, view: View) -> None:
         self._run, self._llm, self._view = run, llm, view
-        self._progress = Progress(llm.decoder.config, start=run.step, total_steps=total_steps)
+        self._progress = Progress(llm.decoder.config)
         self._costs: dict[str, Cost] = {}
         """Of the step that is going on."""
 
@@ -76,16 +76,11 @@ class Books:
         self._run.log(step, {**metrics, **timing})
         self._run.log_samples(step, _rows(asked, advantages))
         self._run.write_ledger()
-        self._view.step(step, {**metrics, **timing}, self._money())
+        self._view.step(step, {**metrics, **timing}, self._run.money())
 
     def _book(self, name: str, cost: Cost) -> None:
         self._costs[name] = self._costs.get(name, Cost()) + cost
         self._run.ledger.add(name, cost)
-
-    def _money(self) -> str:
-        prices = self._run.config.prices
-        money = self._run.ledger.total.money(prices)
-        return f"{money:.3g} {prices.currency}" if money else ""
 
 
 def _rows(asked: Asked, advantages: Sequence[Sequence[float]]) -> list[dict[str, Any]]:

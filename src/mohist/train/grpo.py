@@ -121,7 +121,7 @@ def grpo(config: GrpoConfig, *, resume: bool = False, view: View | None = None) 
         view.begin(str(run.folder), step=run.step, steps=config.steps)
         policy = Policy(config, run)
         llm, learner, loss = policy.sampler.llm, policy.learner, policy_loss(config.policy)
-        books = Books(run, llm, view, total_steps=config.steps)
+        books = Books(run, llm, view)
         examiner = Examiner(config, task, llm, view, stop)
         order = _order(config, policy.loop, examiner, books)
         if config.evaluate_every and run.step == 0:

@@ -23,6 +23,7 @@ from mohist.train.progress import Progress
 from mohist.train.ranks import ALONE, Ranks, join_ranks
 from mohist.train.run import Run, RunConfig
 from mohist.train.stop import on_request
+from mohist.train.terminal import Quiet, View
 from mohist.train.weights import weigh
 from mohist.types import Sample
 
@@ -75,9 +76,10 @@ class PretrainConfig:
             raise ConfigError(f"context = {self.context}: more than max_tokens = {self.max_tokens}")
 
 
-def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:
+def pretrain(config: PretrainConfig, *, resume: bool = False, view: View | None = None) -> Path:
     """Train as `config` says; the folder of the resulting model. Raises MohistError."""
     ranks = join_ranks()
+    view = view if view and ranks.rank == 0 else Quiet()
     with Run.open(config, config.run, resume=resume, ranks=ranks) as run, on_request() as stop:
         model = load_model(
             config.model,
@@ -94,7 +96,8 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:
         learner = Learner(model.decoder, config.optim, total_steps=total, extras=config.extras, ranks=ranks)
         if run.checkpoint is not None:
             learner.load_state(run.restore()[0], run.step)
-        progress = Progress(model.decoder.config, start=run.step, total_steps=total)
+        progress = Progress(model.decoder.config)
+        view.begin(str(run.folder), step=run.step, steps=total)
         for step, chosen in zip(range(run.step + 1, total + 1), order.steps(run.step), strict=False):
             samples = weigh([_sample(shards, training[i]) for i in chosen], "token")
             batches = learner.pack(samples, max_tokens=config.max_tokens)
@@ -106,9 +109,9 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> Path:
                 found = learner.evaluate(learner.pack(samples, max_tokens=config.max_tokens), cross_entropy)
                 metrics["held_out_loss"] = found["loss"]
                 run.ledger.add("evaluate", progress.lap(found["num_tokens"], passes=1))
-            metrics["seconds"] = cost.seconds
+            metrics |= {"seconds": cost.seconds, "tokens_per_s": cost.prompt_tokens / cost.seconds}
             run.log(step, metrics)
-            progress.show(step, metrics, run)
+            view.step(step, metrics, run.money())
             ends = step == total or any(ranks.gather(stop.requested))
             if ends or run.is_due(step):
                 run.save(step, model, learner.state())

@@ -179,6 +179,11 @@ class Run:
         self._prune(step)
         return folder
 
+    def money(self) -> str:
+        """What the run has cost so far, for people; empty where nothing is charged."""
+        money = self.ledger.total.money(self.config.prices)
+        return f"{money:.3g} {self.config.prices.currency}" if money else ""
+
     def write_ledger(self) -> None:
         """Bring ledger.json up to date."""
         if self.writes:

@@ -23,6 +23,7 @@ from mohist.train.progress import Progress
 from mohist.train.ranks import join_ranks
 from mohist.train.run import Run, RunConfig
 from mohist.train.stop import on_request
+from mohist.train.terminal import Quiet, View
 from mohist.train.weights import weigh
 from mohist.types import Sample
 
@@ -75,9 +76,10 @@ class SftConfig:
             )
 
 
-def sft(config: SftConfig, *, resume: bool = False) -> Path:
+def sft(config: SftConfig, *, resume: bool = False, view: View | None = None) -> Path:
     """Train as `config` says; the folder of the resulting model. Raises MohistError."""
     ranks = join_ranks()
+    view = view if view and ranks.rank == 0 else Quiet()
     with Run.open(config, config.run, resume=resume, ranks=ranks) as run, on_request() as stop:
         model = load_model(
             config.model, threads=config.threads, lora=config.lora, resumed=run.checkpoint, seed=config.seed
@@ -89,7 +91,8 @@ def sft(config: SftConfig, *, resume: bool = False) -> Path:
         learner = Learner(model.decoder, config.optim, total_steps=total, extras=config.extras, ranks=ranks)
         if run.checkpoint is not None:
             learner.load_state(run.restore()[0], run.step)
-        progress = Progress(model.decoder.config, start=run.step, total_steps=total)
+        progress = Progress(model.decoder.config)
+        view.begin(str(run.folder), step=run.step, steps=total)
         for step, chosen in zip(range(run.step + 1, total + 1), order.steps(run.step), strict=False):
             batches = learner.pack(weigh([samples[i] for i in chosen], "token"), max_tokens=config.max_tokens)
             metrics = learner.forward_backward(batches, cross_entropy) | learner.optim_step()
@@ -100,9 +103,9 @@ def sft(config: SftConfig, *, resume: bool = False) -> Path:
                 found = learner.evaluate(seen, cross_entropy)
                 metrics["held_out_loss"] = found["loss"]
                 run.ledger.add("evaluate", progress.lap(found["num_tokens"], passes=1))
-            metrics["seconds"] = cost.seconds
+            metrics |= {"seconds": cost.seconds, "tokens_per_s": cost.prompt_tokens / cost.seconds}
             run.log(step, metrics)
-            progress.show(step, metrics, run)
+            view.step(step, metrics, run.money())
             ends = step == total or any(ranks.gather(stop.requested))
             if ends or run.is_due(step):
                 run.save(step, model, learner.state())

@@ -16,8 +16,9 @@ from mohist.train.progress import duration
 __all__ = ["Quiet", "Terminal", "View"]
 
 CURVES = ("reward", "accuracy", "length", "entropy")
-"""Metrics that are drawn, as far as a run has them."""
+"""Metrics that are drawn of reinforcement learning."""
 LABELS = {
+    "loss": "loss",
     "reward": "reward",
     "accuracy": "accuracy",
     "length": "length",
@@ -28,6 +29,8 @@ LABELS = {
     "kl": "KL",
     "clipped": "clipped",
     "silent": "no signal",
+    "held_out_loss": "held-out",
+    "mtp_loss": "MTP loss",
     "grad_norm": "gradient",
     "expert_overload": "expert overload",
     "tokens_per_s": "tokens/s",
@@ -82,11 +85,12 @@ class Quiet:
 class Terminal:
     """Shows a run on a text stream: standard error, unless told otherwise."""
 
-    def __init__(self, out: TextIO | None = None) -> None:
+    def __init__(self, out: TextIO | None = None, *, curves: Sequence[str] = CURVES) -> None:
+        """`curves` are metrics to draw, as far as the run has them."""
         self._out = out or sys.stderr
         self._live = self._out.isatty() and os.environ.get("TERM") != "dumb"
         self._styled = self._live and "NO_COLOR" not in os.environ
-        self._curves: dict[str, list[float]] = {name: [] for name in CURVES}
+        self._curves: dict[str, list[float]] = {name: [] for name in curves}
         self._seconds: list[float] = []
         self._metrics: Mapping[str, Any] = {}
         self._title = self._cost = self._doing = ""
@@ -109,9 +113,9 @@ class Terminal:
         """See `View`."""
         self._step, self._metrics, self._cost = step, metrics, cost
         self._seconds = [*self._seconds[-RECENT + 1 :], metrics["seconds"]]
-        for name in CURVES:
+        for name, values in self._curves.items():
             if name in metrics:
-                self._curves[name].append(metrics[name])
+                values.append(metrics[name])
         if self._live:
             self._draw()
         else:
@@ -136,8 +140,10 @@ class Terminal:
         lines = [f"{self._title}  step {self._step}/{self._steps}  {self._pace()}"]
         for name, values in self._curves.items():
             if values:
-                lines.append(f"  {name:9} {figure(name, values[-1]):>8}  {sparkline(values, width - 24)}")
-        rest = {name: value for name, value in self._metrics.items() if name not in CURVES}
+                lines.append(
+                    f"  {LABELS[name]:9} {figure(name, values[-1]):>8}  {sparkline(values, width - 24)}"
+                )
+        rest = {name: value for name, value in self._metrics.items() if name not in self._curves}
         if rest:
             lines.append("  " + "  ".join(figures(rest)))
         return [*lines, f"  {self._doing}"]
@@ -159,7 +165,9 @@ class Terminal:
 
 def figures(metrics: Mapping[str, Any]) -> list[str]:
     """The metrics that people watch, with their names."""
-    return [f"{LABELS[name]} {figure(name, metrics[name])}" for name in LABELS if name in metrics]
+    # the loss of a policy says nothing: on policy it is about 0
+    names = [name for name in LABELS if name in metrics and not (name == "loss" and "reward" in metrics)]
+    return [f"{LABELS[name]} {figure(name, metrics[name])}" for name in names]
 
 
 def figure(name: str, value: float) -> str:

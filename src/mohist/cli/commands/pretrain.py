@@ -24,6 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, and say where the model is."""
     from mohist.train.pretrain import PretrainConfig, plan, pretrain
+    from mohist.train.terminal import Terminal
 
     config = configured.read_config(args, PretrainConfig)
     if config is None:
@@ -31,5 +32,6 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(plan(config))
         return 0
-    print(pretrain(config, resume=args.resume))
+    view = Terminal(curves=("loss", "held_out_loss"))
+    print(pretrain(config, resume=args.resume, view=view))
     return 0
