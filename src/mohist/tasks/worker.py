@@ -72,13 +72,16 @@ def _reply(work: Callable[[], Any], cpu_s: int, wall_s: float, memory_bytes: int
     with os.fdopen(incoming, "rb") as pipe:
         reply = pipe.read(MOST_REPLY_BYTES)
     _, status = os.waitpid(child, 0)
-    if status == 0 and len(reply) < MOST_REPLY_BYTES:
-        return json.loads(reply)
-    if not os.WIFSIGNALED(status):
+    if len(reply) == MOST_REPLY_BYTES:
         return {"limit": f"more than {MOST_REPLY_BYTES} bytes"}
-    name = signal.Signals(os.WTERMSIG(status)).name
-    spent = {"SIGKILL": f"{cpu_s} s of processor time", "SIGALRM": f"{wall_s:g} s"}
-    return {"limit": f"more than {spent[name]}" if name in spent else f"more stack or memory, it got {name}"}
+    if os.WIFSIGNALED(status):
+        name = signal.Signals(os.WTERMSIG(status)).name
+        spent = {"SIGKILL": f"{cpu_s} s of processor time", "SIGALRM": f"{wall_s:g} s"}
+        return {"limit": f"more than {spent.get(name, f'its stack or memory: {name}')}"}
+    try:
+        return json.loads(reply)
+    except ValueError:
+        return {"limit": f"more than it may: it ended itself, status {os.WEXITSTATUS(status)}"}
 
 
 def _confined(work: Callable[[], Any], cpu_s: int, wall_s: float, memory_bytes: int) -> bytes:

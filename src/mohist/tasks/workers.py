@@ -94,7 +94,9 @@ class Workers:
             command = jailed_python(code, packages=sorted(packages), scratch_bytes=SCRATCH_BYTES)
         else:
             command = [sys.executable, "-P", "-c", code]
-        env = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(PACKAGE.parent)}
+        # Without a jail, a worker imports from where this process does.
+        paths = [str(PACKAGE.parent), *filter(None, sys.path)]
+        env = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": os.pathsep.join(paths)}
         worker = Channel(f"a worker of {self._module}", command, env=env)
         try:
             _receive(worker, time.monotonic() + START_S)

@@ -58,8 +58,11 @@ class Choice:
         text = _LATEX.sub(" ", answer.replace("（", "(").replace("）", ")")).strip()
         capitals, small = f"[{self._letters}]", f"[{self._letters.lower()}]"
         listed = rf"\(?{capitals}\)?(?: ?(?:,|，|、|;|and|和) ?\(?{capitals}\)?)*"
-        match = re.match(rf"(?:{capitals}{{2,}}|{listed}|\(?{small}\)|{small}(?=[.。]?$))(?=$| *\W)", text)
-        if match is None or re.match(r" +\w", text[match.end() :]):
+        match = re.match(rf"{capitals}{{2,}}|{listed}|\(?{small}\)?", text)
+        if match is None:
+            return frozenset()
+        rest = text[match.end() :].lstrip()
+        if rest[:1].isalnum() and not match[0].endswith(")"):
             return frozenset()
         return frozenset(re.findall(capitals, match[0].replace("and", "").upper()))
 

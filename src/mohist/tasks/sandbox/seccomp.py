@@ -2,9 +2,9 @@
 
 A filter of the kernel's (seccomp with classic BPF, see `man 2 seccomp`) lets the calls in CALLS through, and
 every other one fails with ENOSYS, as if the kernel had never heard of it. What is left can compute, open
-files for reading, read and write descriptors that are open, sleep, and end. Nothing on a disk changes. There is no
-new process or thread, no socket, no signal to anyone, no tracing, no mount, no namespace, no change of its own
-limits or signal handlers.
+files for reading, read and write descriptors that are open, sleep, and end. Nothing on a disk changes. There
+is no new process or thread, no socket, no signal to anyone, no tracing, no mount, no namespace, no change of
+its own limits or signal handlers.
 """
 
 from __future__ import annotations
