@@ -2,9 +2,10 @@
 
     python tools/kill_runs.py sft CONFIG.toml --kills 20
 
-runs `mohist sft CONFIG.toml` once alone, then again with kills at moments drawn evenly over the time that
-the first took. Exit 0: the same bytes of weights and the same metrics, times and memory aside. CONFIG.toml
-needs a `run.save_every` so small that a run gets on between two kills.
+runs `mohist sft CONFIG.toml` once alone, then again with kills at moments drawn evenly, so that they fall
+into start-up, steps, checkpoints and resumptions. Exit 0: the same bytes of weights and the same metrics,
+times and memory aside. CONFIG.toml needs many steps, and a `run.save_every` so small that a run gets on
+between two kills.
 """
 
 from __future__ import annotations
@@ -33,25 +34,43 @@ def main() -> int:
     args = parser.parse_args()
     with TemporaryDirectory() as place:
         alone, killed = Path(place, "alone"), Path(place, "killed")
-        begin = time.monotonic()
-        finish(start(args.verb, args.config, alone))
-        duration = time.monotonic() - begin
-        draw = random.Random(args.seed)
-        for number in range(args.kills):
-            wait = draw.uniform(0, duration)
+        beginning, work = timed(args.verb, args.config, alone)
+        draw, kills = random.Random(args.seed), 0
+        while kills < args.kills:
+            wait = draw.uniform(0, beginning + work / args.kills)
             process = start(args.verb, args.config, killed)
-            try:
-                process.wait(timeout=wait)
-                ended = "had ended"
-            except subprocess.TimeoutExpired:
-                ended = "killed"
+            if ended(process, wait):
+                print(f"the run ended before kill {kills + 1}: give it more steps, or kill less often")
+                return 1
             process.kill()
-            process.wait()
-            print(f"{number + 1}: {ended} after {wait:.2f} s, checkpoint {latest(killed)}", flush=True)
+            process.communicate()
+            kills += 1
+            print(f"{kills}: killed after {wait:.2f} s, {latest(killed)}", flush=True)
         finish(start(args.verb, args.config, killed))
         same = contents(alone) == contents(killed)
     print("the same bits" if same else "DIFFERENT")
     return 0 if same else 1
+
+
+def timed(verb: str, config: Path, folder: Path) -> tuple[float, float]:
+    """Seconds until an undisturbed run has logged a step, and from there to its end."""
+    process, begin = start(verb, config, folder), time.monotonic()
+    log = folder / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and log.stat().st_size):
+        time.sleep(0.01)
+    middle = time.monotonic()
+    finish(process)
+    return middle - begin, time.monotonic() - middle
+
+
+def ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether it ends by itself in so many seconds."""
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    finish(process)
+    return True
 
 
 def start(verb: str, config: Path, folder: Path) -> subprocess.Popen[bytes]:
@@ -67,7 +86,7 @@ def finish(process: subprocess.Popen[bytes]) -> None:
 
 def latest(folder: Path) -> str:
     names = [path.name for path in (folder / "checkpoints").glob("step-*")]
-    return max(names, key=lambda name: int(name.removeprefix("step-")), default="none")
+    return max(names, key=lambda name: int(name.removeprefix("step-")), default="no checkpoint yet")
 
 
 def contents(folder: Path) -> tuple[list[dict], dict[str, bytes]]:
