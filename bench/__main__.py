@@ -1,7 +1,8 @@
-"""Mohist beside llama.cpp and transformers on SmolLM2-135M, everything in one command.
+"""Mohist beside llama.cpp, transformers and TRL, everything in one command.
 
     python -m bench                              # everything, with 1 and with 2 threads
     python -m bench decode prefill --threads 2
+    python -m bench grpo --models 5M --works uniform,realistic
 
 Every peer has a process of its own and they take turns, run by run. Figures are medians, ratios those of
 medians; "from - to" is the spread over the rounds. Progress goes to standard error, Markdown to standard
@@ -16,9 +17,10 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
-from bench import agreement, batch, contention, decode, memory, prefill, startup
+from bench import agreement, batch, contention, decode, grpo, memory, prefill, startup
 from bench.machine import Ticks, described, load_between
 from bench.measure import progress
 from bench.report import Report, as_json, markdown
@@ -28,7 +30,7 @@ SPEEDS = {"decode": decode, "prefill": prefill, "batch": batch}
 """Measured for every number of threads."""
 COMMANDS = {"memory": memory, "startup": startup}
 """Measured on whole commands."""
-NAMES = (*SPEEDS, "contention", *COMMANDS, "agreement")
+NAMES = (*SPEEDS, "contention", *COMMANDS, "agreement", "grpo")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,13 +48,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=counts, default=[1, 2], help="numbers of threads (default: 1,2)")
     parser.add_argument("--repeats", type=count, metavar="N", help="rounds; each benchmark has its default")
+    parser.add_argument(
+        "--models", type=words, default=grpo.MODELS, help="that grpo trains (default: 5M,SmolLM2)"
+    )
+    parser.add_argument(
+        "--works", type=words, default=grpo.WORKS, help="of grpo (default: uniform,realistic,sft)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured value here")
     args = parser.parse_args(argv)
     names = set(NAMES) if "all" in args.names else set(args.names)
     machine = described()
     print("; ".join(f"{name} {value}" for name, value in machine.items()) + "\n")
     reports = []
-    for report in measured(names, args.threads, args.repeats):
+    found = chain(
+        measured(names - {"grpo"}, args.threads, args.repeats),
+        trained(args.models, args.works, args.threads, args.repeats) if "grpo" in names else (),
+    )
+    for report in found:
         print(markdown(report) + "\n", flush=True)
         reports.append(report)
     if args.json is not None:
@@ -63,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measured(names: set[str], threads: list[int], repeats: int | None) -> Iterator[Report]:
     """One report after the other."""
+    if not names:
+        return
     files = prepared_files()
     for name, module in COMMANDS.items():
         if name in names:  # before any worker holds memory
@@ -78,6 +92,19 @@ def measured(names: set[str], threads: list[int], repeats: int | None) -> Iterat
             yield watched("contention", partial(contention.run, crew, repeats or contention.REPEATS), crew)
         if "agreement" in names:
             yield watched("agreement", partial(agreement.run, crew, max(threads)), crew)
+
+
+def trained(
+    models: Sequence[str], works: Sequence[str], threads: list[int], repeats: int | None
+) -> Iterator[Report]:
+    """A report for every model, work and number of threads."""
+    folders = prepared_files("bench.rl_files")
+    for model in models:
+        for work in works:
+            for num_threads in threads:
+                name = f"{work}, {model}, threads: {num_threads}"
+                contest = partial(grpo.run, folders, model, work, num_threads, repeats or grpo.REPEATS)
+                yield watched(name, contest)
 
 
 def watched(name: str, work: Callable[[], Report], crew: Crew | None = None) -> Report:
@@ -103,6 +130,11 @@ def count(text: str) -> int:
 def counts(text: str) -> list[int]:
     """Positive integers with commas between."""
     return [count(part) for part in text.split(",")]
+
+
+def words(text: str) -> list[str]:
+    """Names with commas between."""
+    return text.split(",")
 
 
 if __name__ == "__main__":

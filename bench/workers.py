@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 from bench.machine import Ticks
 from bench.measure import progress
+from bench.rl_work import WORKLOADS
 
 __all__ = ["Crew", "Spec", "Worker", "format_name", "prepared_files"]
 
@@ -118,6 +120,8 @@ def serve(spec: Spec, files: dict[str, str], pipe: Connection) -> None:
 
 def load(spec: Spec, files: dict[str, str]) -> Any:
     """The peer, in this process."""
+    if spec.engine.endswith(" trainer"):
+        return trainer(spec, files)
     if spec.engine == "machine":
         from bench.machine import Machine
 
@@ -133,7 +137,16 @@ def load(spec: Spec, files: dict[str, str]) -> Any:
     return Transformers(files["hf"], spec.threads)
 
 
-def prepared_files() -> dict[str, str]:
-    """The weights for every peer by format (see `bench.files`), made in a process that goes away again."""
-    run = subprocess.run([sys.executable, "-m", "bench.files"], check=True, stdout=subprocess.PIPE, text=True)
+def trainer(spec: Spec, folders: dict[str, str]) -> Any:
+    """TRL or Mohist, about to train; `spec.format` is "MODEL WORK"."""
+    model, _, work = spec.format.partition(" ")
+    peers = importlib.import_module("bench.rl_trl" if spec.engine.startswith("TRL") else "bench.rl_mohist")
+    if work == "sft":
+        return peers.Sft(folders[model], spec.threads)
+    return peers.Grpo(folders[model], WORKLOADS[work], spec.threads)
+
+
+def prepared_files(module: str = "bench.files") -> dict[str, str]:
+    """The weights for every peer by format (see the module), made in a process that goes away again."""
+    run = subprocess.run([sys.executable, "-m", module], check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(run.stdout)
