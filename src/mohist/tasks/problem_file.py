@@ -77,7 +77,7 @@ def read_problems(
         first = asked.setdefault(canonical_question(problem.question), where)
         if first != where:
             faults.append(f"line {number}: asks the same as {first}; expected each question once")
-        if ids.setdefault(problem.id, number) != number:
+        elif ids.setdefault(problem.id, number) != number:
             faults.append(f"line {number}: id = {problem.id!r} is that of line {ids[problem.id]} too")
         entries.append(entry)
     if faults:

@@ -37,8 +37,8 @@ class Service(Protocol):
         ...
 
 
-def main(module: str, setup: Any, cpu_s: int, wall_s: float, memory_bytes: int) -> None:
-    """Serve until the host leaves; each request within the limits."""
+def main(module: str, setup: Any) -> None:
+    """Serve until the host leaves. A message: {"request", "cpu_s", "wall_s", "memory_bytes"}."""
     host = Host()
     try:
         service = cast(Service, importlib.import_module(module))
@@ -52,11 +52,11 @@ def main(module: str, setup: Any, cpu_s: int, wall_s: float, memory_bytes: int) 
     host.write({"ready": True})
     while True:
         try:
-            request = host.read()
+            message = host.read()
         except EOFError:
             return
-        work = partial(service.handle, state, request)
-        host.write(_reply(work, cpu_s, wall_s, memory_bytes))
+        work = partial(service.handle, state, message["request"])
+        host.write(_reply(work, message["cpu_s"], message["wall_s"], message["memory_bytes"]))
 
 
 def _reply(work: Callable[[], Any], cpu_s: int, wall_s: float, memory_bytes: int) -> Any:

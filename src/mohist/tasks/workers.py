@@ -13,7 +13,7 @@ import queue
 import sys
 import sysconfig
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,15 @@ class Workers:
         for _ in range(size):
             self._idle.put(None)
 
-    def ask(self, request: Any) -> Any:
-        """The module's reply. Raises OutOfLimits, ConfigError for a wrong setup, or TaskError if it fails."""
+    def ask(self, request: Any, *, limits: WorkerLimits | None = None) -> Any:
+        """The module's reply within `limits`, or those of all requests.
+
+        Raises OutOfLimits, ConfigError for a wrong setup, or TaskError if the module fails.
+        """
         worker = self._idle.get()
         try:
             worker = worker or self._start()
-            reply = self._exchange(worker, request)
+            reply = _exchange(worker, request, limits or self._limits)
         except BaseException:
             if worker is not None:
                 worker.close()
@@ -86,9 +89,7 @@ class Workers:
 
     def _start(self) -> Channel:
         """A worker that has imported what it needs."""
-        limits = self._limits
-        arguments = (self._module, self._setup, limits.cpu_s, limits.wall_s, limits.memory_bytes)
-        code = f"from mohist.tasks.worker import main; main(*{arguments!r})"
+        code = f"from mohist.tasks.worker import main; main({self._module!r}, {self._setup!r})"
         if self._jailed:
             packages = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
             command = jailed_python(code, packages=sorted(packages), scratch_bytes=SCRATCH_BYTES)
@@ -107,14 +108,17 @@ class Workers:
             raise
         return worker
 
-    def _exchange(self, worker: Channel, request: Any) -> dict[str, Any]:
-        within_s = self._limits.wall_s + GRACE_S
-        deadline_s = time.monotonic() + within_s
-        try:
-            worker.send(json.dumps(request).encode() + b"\n", deadline_s=deadline_s)
-            return _receive(worker, deadline_s)
-        except Late:
-            raise OutOfLimits(f"more than {within_s:g} s") from None
+
+def _exchange(worker: Channel, request: Any, limits: WorkerLimits) -> dict[str, Any]:
+    """The reply to one request, from the process that forks for it, or none in time."""
+    within_s = limits.wall_s + GRACE_S
+    deadline_s = time.monotonic() + within_s
+    try:
+        message = {"request": request} | asdict(limits)
+        worker.send(json.dumps(message).encode() + b"\n", deadline_s=deadline_s)
+        return _receive(worker, deadline_s)
+    except Late:
+        raise OutOfLimits(f"more than {within_s:g} s") from None
 
 
 def _receive(worker: Channel, deadline_s: float) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Any generator of reasoning-gym (https://github.com/open-thought/reasoning-gym) by name.
 
-Problem number i of a generator is its `dataset[i]` for seed 0. Scorers run only in a jail, since several of
-them evaluate an answer as Python. Answers that could call something are kept from those: see `may_call`.
+Some generators make all their problems at once, so ours come from many small datasets: problem number i is in
+the dataset whose seed is a hash of i // BATCH. Scorers run only in a jail, since several of them evaluate an
+answer as Python; answers that could call something are kept from those (`may_call`).
 """
 
 from __future__ import annotations
@@ -27,10 +28,8 @@ from mohist.types import Grade, Message, Problem
 __all__ = ["CONFIG", "GymConfig", "handle", "may_call", "start"]
 
 BATCH = 16
-"""Problems drawn at once."""
+"""Problems in a dataset."""
 DRAWING = WorkerLimits(cpu_s=120, wall_s=600.0, memory_bytes=4 << 30)
-SIZE = 2**62
-"""The size of a dataset; they make their items when asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,20 +68,19 @@ class Gym:
     def __init__(self, config: GymConfig) -> None:
         self._config = config
         setup = {"generator": config.generator, "settings": _settings(config.settings)}
-        self._drawing = Workers(__name__, limits=DRAWING, setup=setup, size=1, jailed=True)
-        scoring = WorkerLimits(cpu_s=config.cpu_s, memory_bytes=4 << 30)
-        self._scoring = Workers(__name__, limits=scoring, setup=setup, jailed=True)
-        self._evaluates = bool(self._drawing.ask({"evaluates": True}))
+        limits = WorkerLimits(cpu_s=config.cpu_s, memory_bytes=DRAWING.memory_bytes)
+        self._workers = Workers(__name__, limits=limits, setup=setup, jailed=True)
+        self._evaluates = bool(self._workers.ask({"evaluates": True}, limits=DRAWING))
 
     def problems(self, split: Split, count: int, *, seed: int = 0) -> list[Problem]:
         """See `Task`."""
-        start = int.from_bytes(hashlib.blake2b(f"gym {seed}".encode(), digest_size=5).digest())
+        first = BATCH * int.from_bytes(hashlib.blake2b(f"gym {seed}".encode(), digest_size=5).digest())
         batch: list[Problem] = []
 
         def draw(index: int) -> Problem | None:
             nonlocal batch
             if index % BATCH == 0:
-                batch = self._batch(start + index)
+                batch = self._batch(first + index)
             problem = batch[index % BATCH]
             return problem if self.split_of(problem) == split else None
 
@@ -103,12 +101,11 @@ class Gym:
 
     def close(self) -> None:
         """See `Task`."""
-        self._drawing.close()
-        self._scoring.close()
+        self._workers.close()
 
     def _batch(self, first: int) -> list[Problem]:
         try:
-            drawn = self._drawing.ask({"first": first, "count": BATCH})
+            drawn = self._workers.ask({"first": first}, limits=DRAWING)
         except OutOfLimits as error:
             raise TaskError(
                 f"generator {self._config.generator}: drawing {BATCH} problems takes {error}"
@@ -127,7 +124,7 @@ class Gym:
         if self._evaluates and may_call(answer):
             return wrong("it holds Python that could call something")
         try:
-            score = self._scoring.ask({"index": expected["index"], "answer": answer})
+            score = self._workers.ask({"index": expected["index"], "answer": answer})
         except OutOfLimits as error:
             return wrong(f"scoring it takes {error}")
         if not self._config.partial_credit:
@@ -177,8 +174,9 @@ def may_call(answer: str) -> bool:
 
 
 def start(setup: Any) -> Any:
-    """See `mohist.tasks.worker.Service`: the dataset."""
+    """See `mohist.tasks.worker.Service`: what makes a dataset of a seed."""
     import difflib
+    import functools
     import inspect
 
     import reasoning_gym
@@ -195,10 +193,12 @@ def start(setup: Any) -> Any:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             raise ConfigError(f"task.settings: {key}: no such setting of {name}; {hint}")
+    make = functools.partial(reasoning_gym.create_dataset, name, size=BATCH, **settings)
     try:
-        return reasoning_gym.create_dataset(name, seed=0, size=SIZE, **settings)
+        make(seed=0)
     except (AssertionError, TypeError, ValueError) as error:
         raise ConfigError(f"task.settings of {name}: {error}") from error
+    return make
 
 
 def handle(state: Any, request: Any) -> Any:
@@ -207,12 +207,14 @@ def handle(state: Any, request: Any) -> Any:
     import sys
 
     if "evaluates" in request:
-        source = inspect.getsource(sys.modules[type(state).__module__])
+        source = inspect.getsource(sys.modules[type(state(seed=0)).__module__])
         return re.search(r"\b(?:eval|exec|parse_expr|sympify)\(", source) is not None
-    if "count" in request:
-        entries = (state[request["first"] + i] for i in range(request["count"]))
-        return [(entry["question"], entry["answer"]) for entry in entries]
-    return float(state.score_answer(request["answer"], state[request["index"]]))
+    number = request.get("index", request.get("first"))
+    digest = hashlib.blake2b(str(number // BATCH).encode(), digest_size=4).digest()
+    dataset = state(seed=int.from_bytes(digest))
+    if "first" in request:
+        return [(entry["question"], entry["answer"]) for entry in (dataset[i] for i in range(BATCH))]
+    return float(dataset.score_answer(request["answer"], dataset[number % BATCH]))
 
 
 CONFIG = GymConfig
