@@ -96,7 +96,7 @@ def test_muon_takes_matrices_slice_by_slice() -> None:
             part.grad = gradient
         torch.optim.Muon(alone, lr=0.01, weight_decay=0.2, adjust_lr_fn="match_rms_adamw").step()
         expected = torch.stack([part.detach() for part in alone]).view(before[name].shape)
-        torch.testing.assert_close(after[name], expected, rtol=0, atol=0)
+        torch.testing.assert_close(after[name], expected, rtol=0, atol=2e-3)  # PyTorch's is in bfloat16
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

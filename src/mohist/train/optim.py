@@ -1,4 +1,4 @@
-"""The optimiser: AdamW or Muon (both PyTorch's), learning-rate schedules, clipping, an average of weights.
+"""The optimiser: AdamW (PyTorch's) or Muon, learning-rate schedules, clipping, an average of weights.
 
 Everything here runs on one thread: PyTorch's sums and vector tails depend on how many threads share them.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from mohist.errors import ConfigError, RunError
 from mohist.kernels.threads import one_thread
 from mohist.model.decoder import Decoder
 from mohist.model.tensors import Matrix
+from mohist.train.muon import Muon
 
 __all__ = ["OptimConfig", "Optimizer", "learning_rate"]
 
@@ -99,15 +100,13 @@ class Optimizer:
         """The trained tensors by name."""
         if not self.parameters:
             raise ConfigError("the model has no trainable tensor: load it with trainable=True, or add LoRA")
-        stacks = _matrices(decoder) if config.optimizer == "muon" else {}
-        self._slices = [part for name, parameter in stacks.items() for part in _slices(name, parameter)]
-        rest = {name: p for name, p in self.parameters.items() if name not in stacks}
+        matrices = _matrices(decoder) if config.optimizer == "muon" else {}
+        rest = {name: p for name, p in self.parameters.items() if name not in matrices}
         self._groups: list[tuple[torch.optim.Optimizer, dict[str, Tensor]]] = []
         if rest:
             self._groups.append((_adamw(config, rest), dict(rest)))
-        if self._slices:
-            views = {part.name: part.view for part in self._slices}
-            self._groups.append((_muon(config, views), views))
+        if matrices:
+            self._groups.append((_muon(config, matrices), matrices))
         start = self.parameters if config.ema else {}
         self.average = {name: parameter.detach().clone() for name, parameter in start.items()}
         """The exponential average of the weights; empty without `ema`."""
@@ -120,8 +119,6 @@ class Optimizer:
         rate = learning_rate(self.config, self.step_count, self.total_steps)
         with torch.no_grad(), one_thread():
             norm = self._clip()
-            for part in self._slices:
-                part.take_gradient()
             for optimizer, named in self._groups:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
@@ -197,32 +194,7 @@ class Optimizer:
         return norm
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Slice:
-    """One matrix of a parameter that is a matrix, or a stack of them."""
-
-    name: str
-    parameter: nn.Parameter
-    index: int | None
-    view: Tensor
-    """A leaf that shares the parameter's memory and version."""
-
-    def take_gradient(self) -> None:
-        """Give the view its share of the parameter's gradient."""
-        gradient = self.parameter.grad
-        self.view.grad = gradient if gradient is None or self.index is None else gradient[self.index]
-
-
-def _slices(name: str, parameter: nn.Parameter) -> Iterator[_Slice]:
-    whole = parameter.detach()
-    if parameter.dim() == 2:
-        yield _Slice(name, parameter, None, whole)
-        return
-    for index, view in enumerate(whole):
-        yield _Slice(f"{name}.{index}", parameter, index, view)
-
-
-def _matrices(decoder: Decoder) -> dict[str, nn.Parameter]:
+def _matrices(decoder: Decoder) -> dict[str, Tensor]:
     """The trained matrices that Muon is for: those between hidden states."""
     return {
         f"{name}.parameter": module.parameter
@@ -245,11 +217,5 @@ def _adamw(config: OptimConfig, named: Mapping[str, Tensor]) -> torch.optim.Opti
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
-def _muon(config: OptimConfig, views: Mapping[str, Tensor]) -> torch.optim.Optimizer:
-    return torch.optim.Muon(
-        list(views.values()),
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-        adjust_lr_fn="match_rms_adamw",
-    )
+def _muon(config: OptimConfig, matrices: Mapping[str, Tensor]) -> torch.optim.Optimizer:
+    return Muon(matrices.values(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
