@@ -16,7 +16,7 @@ from mohist.kernels.autograd import TrainingOps
 from mohist.model.attend import PackedAttend
 from mohist.model.decoder import Decoder
 from mohist.types import Completion, Request, SamplingParams
-from tests.exact.models import CONFIGS, MODELS, Model, load, ops
+from tests.exact.models import CONFIGS, MODELS, Model, decoder, engine, load, ops
 from tests.exact.requests import SHARED, alone
 
 TINY_CHUNK = 7
@@ -58,6 +58,38 @@ def test_packed_forward_equals_the_sampler(
     assert all(logprobs.requires_grad == recorded for logprobs in found)
     for (request, answer), logprobs in zip(answers, found, strict=True):
         assert tuple(logprobs[len(request.prompt) - 1 :].tolist()) == answer.logprobs
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@given(
+    prompt=st.integers(1, 80),
+    params=st.builds(
+        SamplingParams,
+        max_tokens=st.integers(1, 30),
+        temperature=st.sampled_from([0.6, 1.0, 1.3]),
+        top_k=st.sampled_from([0, 7]),
+        top_p=st.sampled_from([0.8, 1.0]),
+        min_p=st.sampled_from([0.0, 0.05]),
+        seed=st.integers(0, 99),
+    ),
+)
+@settings(max_examples=4)
+def test_a_group_on_one_prompt_is_scored_as_sampled(name: str, prompt: int, params: SamplingParams) -> None:
+    """The prompt is computed once, for all answers, and under what was really drawn from."""
+    trainer = load(Model(name, "f32"), TrainingOps(ops(2)), trainable=True)
+    answers = engine(decoder(Model(name, "f32"))).generate([SHARED[-prompt:]], params, num_samples=3)
+    own = [answer.tokens[:-1] for answer in answers]
+    lengths = [prompt, *map(len, own)]
+    attend = PackedAttend(lengths, trainer.ops, continues=[None, 0, 0, 0])
+    tokens = torch.tensor([*SHARED[-prompt:], *(token for tokens in own for token in tokens)]).int()
+    rows = torch.arange(len(tokens)).split(lengths)
+    predicting = [torch.cat((rows[0][-1:], each)) for each in rows[1:]]
+    targets = torch.tensor([token for answer in answers for token in answer.tokens], dtype=torch.int32)
+    hidden = trainer(tokens, attend.positions_T, attend)[torch.cat(predicting)]
+    scores = trainer.scores(hidden, targets, params, chunk=TINY_CHUNK)
+    assert scores.logprobs_T.tolist() == [x for answer in answers for x in answer.sampled_logprobs]
+    raw = trainer.logprobs(hidden, targets, chunk=TINY_CHUNK)
+    assert raw.tolist() == [x for answer in answers for x in answer.logprobs]
 
 
 @pytest.mark.parametrize("taped", [True, False])

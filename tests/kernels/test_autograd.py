@@ -13,6 +13,7 @@ from mohist.kernels.autograd import TrainingOps
 from mohist.kernels.ops import AttentionSpec, KvCache, RouteSpec, RowPlan
 from mohist.kernels.twin import TorchOps
 from mohist.kernels.weight import Weight
+from mohist.types import SamplingParams
 from tests.kernels.test_weight import random_rows
 
 PLAIN = TorchOps()
@@ -163,9 +164,26 @@ def test_moe() -> None:
     check(function, leaf(3, 4), leaf(3, 2), leaf(3, 4), leaf(4, 5, 4), leaf(4, 5, 4), leaf(4, 4, 5))
 
 
-def test_logprobs() -> None:
+@pytest.mark.parametrize(
+    "params", [None, SamplingParams(temperature=0.7, top_k=5), SamplingParams(top_p=0.8, min_p=0.05)]
+)
+def test_logprobs(params: SamplingParams | None) -> None:
     targets = torch.tensor([1, 6, 1])
-    check(lambda ops, logits: ops.logprobs(logits, targets), leaf(3, 7))
+
+    def function(ops: TorchOps, x: Tensor, head: Tensor) -> Tensor:
+        return ops.logprobs(x, weight(head), targets, params, chunk=2).logprobs_T
+
+    check(function, leaf(3, 4), leaf(7, 4))
+
+
+def test_rows_without_a_gradient_are_not_computed_again() -> None:
+    x, head = torch.randn(4, 5, requires_grad=True), torch.randn(7, 5)
+    head[0] = float("nan")  # what row 3 is scored with would spoil every row, were they computed
+    scores = OPS.logprobs(x, Weight.from_dense(head), torch.zeros(4, dtype=torch.int32), chunk=2)
+    scores.logprobs_T.backward(torch.zeros(4))
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.zeros(4, 5))
+    assert not scores.entropies_T.requires_grad
 
 
 def test_it_presents_itself_as_what_it_wraps() -> None:

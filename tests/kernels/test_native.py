@@ -13,7 +13,7 @@ from torch import Tensor
 from mohist.kernels.abi import library_path
 from mohist.kernels.native import NativeOps
 from mohist.kernels.ops import AttentionSpec, KvCache, RouteSpec, RowPlan
-from mohist.kernels.sampling import SampleRow, sample_twin
+from mohist.kernels.sampling import SampleRow, sample_twin, score_twin
 from mohist.kernels.weight import Weight, WeightFormat, bytes_per_block
 from mohist.types import SamplingParams
 
@@ -24,6 +24,9 @@ if PATH is None:
 FAST = [NativeOps(PATH, threads) for threads in (1, 2)]
 DEFINITION = NativeOps(PATH, 1, definition=True)
 FORMATS: tuple[WeightFormat, ...] = ("f32", "bf16", "q8_0", "q4_0", "q4_1")
+
+IDENTITY = Weight.from_dense(torch.eye(70))
+"""Turns what is given as hidden states into logits, exactly."""
 
 seeds = st.integers(0, 2**32 - 1)
 formats = st.sampled_from(FORMATS)
@@ -276,7 +279,7 @@ def test_sample(seed: int, rows: list[SampleRow], scale: float, ties: bool) -> N
     targets = torch.tensor(expected.tokens, dtype=torch.int32)
     for ops in FAST:
         assert ops.sample(logits, rows) == expected
-        assert ops.logprobs(logits, targets).tolist() == expected.logprobs
+        assert ops.logprobs(logits, IDENTITY, targets, chunk=2).logprobs_T.tolist() == expected.logprobs
     for i, row in enumerate(rows):
         assert FAST[1].sample(logits[i : i + 1], [row]).tokens == expected.tokens[i : i + 1]
         unchanged = SamplingParams(
@@ -284,6 +287,39 @@ def test_sample(seed: int, rows: list[SampleRow], scale: float, ties: bool) -> N
         )
         if row.params == unchanged:
             assert expected.sampled_logprobs[i] == expected.logprobs[i]
+
+
+@given(
+    seeds, st.lists(sample_rows(), min_size=1, max_size=5), st.sampled_from([0.5, 3.0, 30.0]), st.booleans()
+)
+def test_scoring_what_was_sampled(seed: int, rows: list[SampleRow], scale: float, ties: bool) -> None:
+    """Scores under the sampling parameters equal what the sampler reported; likewise of tokens not drawn."""
+    params = rows[0].params.replace(repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0)
+    if params.temperature == 0:
+        params = params.replace(temperature=0.8)
+    logits = noise(seed, len(rows), 70, scale=scale)
+    if ties:
+        logits = logits.round()
+    drawn = FAST[0].sample(logits, [SampleRow(params, row.sample, row.position, {}) for row in rows])
+    for targets in (drawn.tokens, [69] * len(rows)):
+        targets_T = torch.tensor(targets, dtype=torch.int32)
+        expected = DEFINITION.logprobs(logits, IDENTITY, targets_T, params, chunk=2)
+        for ops in FAST:
+            found = ops.logprobs(logits, IDENTITY, targets_T, params, chunk=2)
+            assert torch.equal(found.logprobs_T, expected.logprobs_T)
+            assert torch.equal(found.entropies_T, expected.entropies_T)
+        if targets == drawn.tokens:
+            assert expected.logprobs_T.tolist() == drawn.sampled_logprobs
+        twin = score_twin(logits, targets_T, params)
+        torch.testing.assert_close(expected.entropies_T, twin.entropies_T, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(expected.logprobs_T, twin.logprobs_T, rtol=1e-4, atol=1e-5)
+
+
+def test_penalties_and_greedy_choices_are_not_scored() -> None:
+    targets = torch.zeros(1, dtype=torch.int32)
+    for params in (SamplingParams(presence_penalty=0.5), SamplingParams(temperature=0)):
+        with pytest.raises(AssertionError, match="scored"):
+            FAST[0].logprobs(noise(0, 1, 70), IDENTITY, targets, params, chunk=1)
 
 
 def test_sampling_frequencies() -> None:

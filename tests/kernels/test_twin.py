@@ -11,6 +11,7 @@ from torch import Tensor
 from mohist.kernels.ops import AttentionSpec, KvCache, RouteSpec, RowPlan
 from mohist.kernels.twin import TorchOps
 from mohist.kernels.weight import Weight, WeightFormat
+from mohist.types import SamplingParams
 from tests.kernels.test_weight import random_rows
 
 OPS = TorchOps()
@@ -227,4 +228,20 @@ def test_moe_sums_the_chosen_experts() -> None:
 
 def test_logprobs() -> None:
     logits, targets = torch.randn(4, 30) * 10, torch.tensor([0, 29, 7, 7], dtype=torch.int32)
-    close(OPS.logprobs(logits, targets), logits.double().log_softmax(1)[range(4), targets.long()])
+    scores = OPS.logprobs(logits, Weight.from_dense(torch.eye(30)), targets, chunk=3)
+    expected = logits.double().log_softmax(1)
+    close(scores.logprobs_T, expected[range(4), targets.long()])
+    close(scores.entropies_T, -(expected.exp() * expected).sum(1))
+
+
+def test_logprobs_of_what_is_kept() -> None:
+    """Three tokens of five, at half the temperature; and the target, though it is not among them."""
+    probabilities = torch.tensor([[0.1, 0.4, 0.3, 0.05, 0.15]])
+    params = SamplingParams(temperature=0.5, top_k=3)
+    for target, kept in ((1, [1, 2, 4]), (0, [0, 1, 2, 4])):
+        squares = probabilities[0].double().square()
+        expected = squares / squares[kept].sum()
+        targets = torch.tensor([target], dtype=torch.int32)
+        scores = OPS.logprobs(probabilities.log(), Weight.from_dense(torch.eye(5)), targets, params, chunk=1)
+        close(scores.logprobs_T, expected[[target]].log())
+        close(scores.entropies_T, -(expected * expected.log())[kept].sum()[None])

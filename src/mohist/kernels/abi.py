@@ -17,24 +17,34 @@ __all__ = [
     "ABI",
     "FORMATS",
     "AttentionArgs",
+    "AttentionBackwardArgs",
     "CacheArgs",
     "ConcatArgs",
     "EmbedArgs",
+    "EmbedBackwardArgs",
     "LinearArgs",
     "LinearGroupedArgs",
     "LogprobsArgs",
+    "LogprobsBackwardArgs",
     "MoeArgs",
+    "MoeBackwardArgs",
     "OpArgs",
     "PackArgs",
     "PlanArgs",
+    "ProductArgs",
+    "ProductsArgs",
     "RmsNormArgs",
+    "RmsNormBackwardArgs",
     "RopeAnglesArgs",
     "RopeArgs",
     "RouteArgs",
+    "RouteBackwardArgs",
     "SampleArgs",
     "SampleRowArgs",
     "StoreArgs",
+    "StoreBackwardArgs",
     "SwigluArgs",
+    "SwigluBackwardArgs",
     "WeightArgs",
     "library_path",
     "load_library",
@@ -171,7 +181,7 @@ class MoeArgs(OpArgs):
 
     op = 10
     _fields_ = _fields(
-        pointers="x chosen weights gate up down residual y",
+        pointers="x chosen weights gate up down residual y gate_up",
         ints="rows experts top_k x_stride residual_stride y_stride",
     )
 
@@ -180,7 +190,11 @@ class LogprobsArgs(OpArgs):
     """mohist_logprobs_args."""
 
     op = 11
-    _fields_ = _fields(pointers="logits targets logprobs", ints="rows vocab logits_stride")
+    _fields_ = _fields(
+        pointers="logits targets logprobs entropies",
+        ints="rows vocab logits_stride top_k",
+        floats="temperature top_p min_p",
+    )
 
 
 class SampleRowArgs(Structure):
@@ -224,6 +238,96 @@ class PackArgs(OpArgs):
 
     op = 14
     _fields_ = _fields(pointers="rows panels", ints="n k row_stride format")
+
+
+class LogprobsBackwardArgs(OpArgs):
+    """mohist_logprobs_backward_args."""
+
+    op = 15
+    _fields_ = _fields(
+        pointers="logits targets dlogprobs",
+        ints="rows vocab logits_stride top_k",
+        floats="temperature top_p min_p",
+    )
+
+
+class ProductArgs(Structure):
+    """mohist_product."""
+
+    _fields_ = _fields(
+        pointers="a b c a_index b_index", ints="m n k a_stride b_stride c_stride transposed add"
+    )
+
+
+class ProductsArgs(OpArgs):
+    """mohist_products_args."""
+
+    op = 16
+    _fields_ = _fields(pointers="products", ints="count")
+
+
+class AttentionBackwardArgs(OpArgs):
+    """mohist_attention_backward_args."""
+
+    op = 17
+    _fields_ = _fields(
+        pointers="cache plan q dy dq dkeys dvalues",
+        ints="rows heads q_stride q_head_stride dy_stride dy_head_stride window",
+        floats="scale",
+    )
+
+
+class RmsNormBackwardArgs(OpArgs):
+    """mohist_rms_norm_backward_args."""
+
+    op = 18
+    _fields_ = _fields(
+        pointers="x weight dy dx dweight",
+        ints="rows inner dim x_stride x_inner_stride dy_stride dy_inner_stride",
+        floats="eps",
+    )
+
+
+class SwigluBackwardArgs(OpArgs):
+    """mohist_swiglu_backward_args."""
+
+    op = 19
+    _fields_ = _fields(pointers="x dy dx", ints="rows dim x_stride dy_stride")
+
+
+class EmbedBackwardArgs(OpArgs):
+    """mohist_embed_backward_args."""
+
+    op = 20
+    _fields_ = _fields(pointers="tokens dy dweight", ints="rows dim dy_stride")
+
+
+class RouteBackwardArgs(OpArgs):
+    """mohist_route_backward_args."""
+
+    op = 21
+    _fields_ = _fields(
+        pointers="logits chosen dweights dlogits",
+        ints="rows experts top_k sigmoid renormalize logits_stride",
+        floats="scale",
+    )
+
+
+class MoeBackwardArgs(OpArgs):
+    """mohist_moe_backward_args."""
+
+    op = 22
+    _fields_ = _fields(
+        pointers="x chosen weights gate_up dy gate up down dx dweights dgate dup ddown",
+        ints="rows experts top_k dim width x_stride dy_stride",
+    )
+
+
+class StoreBackwardArgs(OpArgs):
+    """mohist_store_backward_args."""
+
+    op = 23
+    _fields_ = _fields(pointers="gradient plan dkeys dvalues", ints="rows clear")
 
 
 def _cpu_flags() -> frozenset[str]:

@@ -1,7 +1,6 @@
 """The same ops for training: the forward pass is the wrapped ops' own, so its bits are those of inference.
 
-Gradients are ordinary deterministic PyTorch. Where a short formula exists it stands below; attention, expert
-weights and experts are recomputed through the twin and differentiated there. Gradients reach a matrix through
+What flows back is in `gradients`; here is what each op keeps for it. Gradients reach a matrix through
 `Weight.source`; a weight without one is frozen, and only passes gradients on. Shape suffixes: see `ops`.
 """
 
@@ -15,14 +14,18 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from mohist.kernels.ops import LANES, AttentionSpec, KvCache, Ops, RouteSpec, RowPlan
-from mohist.kernels.sampling import SampledRows, SampleRow
-from mohist.kernels.twin import TorchOps, places, route_weights
+from mohist.kernels.gradients import Experts, Gradients, TorchGradients
+from mohist.kernels.native import NativeOps
+from mohist.kernels.native_gradients import NativeGradients
+from mohist.kernels.ops import AttentionSpec, KvCache, Ops, RouteSpec, RowPlan
+from mohist.kernels.sampling import SampledRows, SampleRow, TokenScores
 from mohist.kernels.weight import Weight
+from mohist.types import SamplingParams
 
 __all__ = ["TrainingOps"]
 
 Grad = Tensor | None
+Grads = tuple[Grad, ...]
 
 
 class TrainingOps:
@@ -31,10 +34,12 @@ class TrainingOps:
     def __init__(self, ops: Ops) -> None:
         self.ops = ops
         self.name, self.exact, self.device = ops.name, ops.exact, ops.device
+        fast = isinstance(ops, NativeOps) and not ops.definition
+        self.gradients: Gradients = NativeGradients(ops) if fast else TorchGradients(ops)
 
     def embed(self, weight: Weight, tokens_T: Tensor) -> Tensor:
         """See `Ops.embed`."""
-        return _Embed.apply(self.ops, weight, tokens_T, weight.source)
+        return _Embed.apply(self, weight, tokens_T, weight.source)
 
     def linear(
         self,
@@ -45,15 +50,15 @@ class TrainingOps:
         residual: Tensor | None = None,
     ) -> Tensor:
         """See `Ops.linear`."""
-        return _Linear.apply(self.ops, weights, x_TK, bias, residual, *(w.source for w in weights))
+        return _Linear.apply(self, weights, x_TK, bias, residual, *(w.source for w in weights))
 
     def linear_grouped(self, x_TNK: Tensor, weights: Sequence[Weight]) -> Tensor:
         """See `Ops.linear_grouped`."""
-        return _LinearGrouped.apply(self.ops, weights, x_TNK, *(w.source for w in weights))
+        return _LinearGrouped.apply(self, weights, x_TNK, *(w.source for w in weights))
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See `Ops.rms_norm`."""
-        return _RmsNorm.apply(self.ops, x, weight, eps)
+        return _RmsNorm.apply(self, x, weight, eps)
 
     def rope_angles(self, positions_T: Tensor, inv_freq_R: Tensor, scale: float) -> Tensor:
         """See `Ops.rope_angles`."""
@@ -65,7 +70,7 @@ class TrainingOps:
 
     def swiglu(self, gate_up_T2F: Tensor) -> Tensor:
         """See `Ops.swiglu`."""
-        return _SwiGlu.apply(self.ops, gate_up_T2F)
+        return _SwiGlu.apply(self, gate_up_T2F)
 
     def concat(self, a: Tensor, b: Tensor) -> Tensor:
         """See `Ops.concat`."""
@@ -73,15 +78,15 @@ class TrainingOps:
 
     def store(self, cache: KvCache, rows: RowPlan, k_TGH: Tensor, v_TGV: Tensor | None) -> None:
         """See `Ops.store`; the cache's tensors join the graph, so every layer and step needs its own."""
-        _Store.apply(self.ops, cache, rows, cache.keys, cache.values, k_TGH, v_TGV)
+        _Store.apply(self, rows, cache.keys, cache.values, k_TGH, v_TGV)
 
     def attention(self, q_TNH: Tensor, cache: KvCache, rows: RowPlan, spec: AttentionSpec) -> Tensor:
         """See `Ops.attention`."""
-        return _Attention.apply(self.ops, rows, spec, q_TNH, cache.keys, cache.values)
+        return _Attention.apply(self, rows, spec, q_TNH, cache.keys, cache.values)
 
     def route(self, logits_TE: Tensor, spec: RouteSpec, *, bias_E: Tensor | None) -> tuple[Tensor, Tensor]:
         """See `Ops.route`; the bias chooses but never weighs, so it gets no gradient."""
-        return _Route.apply(self.ops, spec, bias_E, logits_TE)
+        return _Route.apply(self, spec, bias_E, logits_TE)
 
     def moe(
         self,
@@ -95,12 +100,22 @@ class TrainingOps:
         residual: Tensor | None = None,
     ) -> Tensor:
         """See `Ops.moe`."""
+        if not torch.is_grad_enabled():  # then nothing needs to be kept
+            return self.ops.moe(x_TD, experts_TK, weights_TK, gate, up, down, residual=residual)
         sources = (w.source for w in (*gate, *up, *down))
-        return _Moe.apply(self.ops, (gate, up, down), experts_TK, x_TD, weights_TK, residual, *sources)
+        return _Moe.apply(self, Experts(gate, up, down), experts_TK, x_TD, weights_TK, residual, *sources)
 
-    def logprobs(self, logits_TV: Tensor, targets_T: Tensor) -> Tensor:
-        """See `Ops.logprobs`."""
-        return _Logprobs.apply(self.ops, logits_TV, targets_T)
+    def logprobs(
+        self,
+        x_TD: Tensor,
+        head: Weight,
+        targets_T: Tensor,
+        params: SamplingParams | None = None,
+        *,
+        chunk: int,
+    ) -> TokenScores:
+        """See `Ops.logprobs`. Rows whose logprob has no gradient cost nothing in the backward pass."""
+        return TokenScores(*_Logprobs.apply(self, head, targets_T, params, chunk, x_TD, head.source))
 
     def sample(self, logits_TV: Tensor, rows: Sequence[SampleRow]) -> SampledRows:
         """See `Ops.sample`."""
@@ -109,23 +124,23 @@ class TrainingOps:
 
 class _Embed(Function):
     @staticmethod
-    def forward(ctx: Any, ops: Ops, weight: Weight, tokens_T: Tensor, source: Grad) -> Tensor:
+    def forward(ctx: Any, outer: TrainingOps, weight: Weight, tokens_T: Tensor, source: Grad) -> Tensor:
         ctx.save_for_backward(tokens_T)
-        ctx.shape = weight.out_features, weight.in_features
-        return ops.embed(weight, tokens_T)
+        ctx.gradients, ctx.vocab_size = outer.gradients, weight.out_features
+        return outer.ops.embed(weight, tokens_T)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy_TD: Tensor) -> tuple[Grad, ...]:
+    def backward(ctx: Any, dy_TD: Tensor) -> Grads:
         (tokens_T,) = ctx.saved_tensors
-        return None, None, None, dy_TD.new_zeros(ctx.shape).index_add_(0, tokens_T, dy_TD)
+        return None, None, None, ctx.gradients.embed(dy_TD, tokens_T, ctx.vocab_size)
 
 
 class _Linear(Function):
     @staticmethod
     def forward(
         ctx: Any,
-        ops: Ops,
+        outer: TrainingOps,
         weights: Sequence[Weight],
         x_TK: Tensor,
         bias_N: Grad,
@@ -133,59 +148,53 @@ class _Linear(Function):
         *sources: Grad,
     ) -> Tensor:
         ctx.save_for_backward(x_TK, *sources)
-        ctx.weights = weights
-        return ops.linear(x_TK, weights, bias=bias_N, residual=residual_TN)
+        ctx.gradients, ctx.weights = outer.gradients, weights
+        return outer.ops.linear(x_TK, weights, bias=bias_N, residual=residual_TN)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy_TN: Tensor) -> tuple[Grad, ...]:
-        x_TK, *sources = ctx.saved_tensors
-        _, _, wants_x, wants_bias, wants_residual, *wants_source = ctx.needs_input_grad
-        parts = dy_TN.split([w.out_features for w in ctx.weights], dim=1)
-        dx_TK = None
-        if wants_x:
-            matrices = (_matrix(w, source) for w, source in zip(ctx.weights, sources, strict=True))
-            dx_TK = sum(part @ matrix for part, matrix in zip(parts, matrices, strict=True))
-        dsources = [part.T @ x_TK if w else None for part, w in zip(parts, wants_source, strict=True)]
-        dbias_N = dy_TN.sum(0) if wants_bias else None
+    def backward(ctx: Any, dy_TN: Tensor) -> Grads:
+        x_TK, *_ = ctx.saved_tensors
+        _, _, wants_x, wants_bias, wants_residual, *wants = ctx.needs_input_grad
+        dx_TK, dsources = ctx.gradients.linear(dy_TN, x_TK, ctx.weights, wants_x=wants_x, wants=wants)
+        dbias_N = ctx.gradients.bias(dy_TN) if wants_bias else None
         return None, None, dx_TK, dbias_N, dy_TN if wants_residual else None, *dsources
 
 
 class _LinearGrouped(Function):
     @staticmethod
-    def forward(ctx: Any, ops: Ops, weights: Sequence[Weight], x_TNK: Tensor, *sources: Grad) -> Tensor:
+    def forward(
+        ctx: Any, outer: TrainingOps, weights: Sequence[Weight], x_TNK: Tensor, *sources: Grad
+    ) -> Tensor:
         ctx.save_for_backward(x_TNK, *sources)
-        ctx.weights = weights
-        return ops.linear_grouped(x_TNK, weights)
+        ctx.gradients, ctx.weights = outer.gradients, weights
+        return outer.ops.linear_grouped(x_TNK, weights)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy_TNM: Tensor) -> tuple[Grad, ...]:
-        x_TNK, *sources = ctx.saved_tensors
-        heads = enumerate(zip(ctx.weights, sources, strict=True))
-        dx_TNK = torch.stack([dy_TNM[:, n] @ _matrix(w, source) for n, (w, source) in heads], dim=1)
-        wanted = enumerate(ctx.needs_input_grad[3:])
-        return None, None, dx_TNK, *(dy_TNM[:, n].T @ x_TNK[:, n] if w else None for n, w in wanted)
+    def backward(ctx: Any, dy_TNM: Tensor) -> Grads:
+        x_TNK, *_ = ctx.saved_tensors
+        wants = ctx.needs_input_grad[3:]
+        dx_TNK, dsources = ctx.gradients.linear_grouped(dy_TNM, x_TNK, ctx.weights, wants=wants)
+        return None, None, dx_TNK, *dsources
 
 
 class _RmsNorm(Function):
     @staticmethod
-    def forward(ctx: Any, ops: Ops, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, outer: TrainingOps, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.eps = eps
-        return ops.rms_norm(x, weight, eps)
+        ctx.gradients, ctx.eps = outer.gradients, eps
+        return outer.ops.rms_norm(x, weight, eps)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Grad, ...]:
-        x, weight = ctx.saved_tensors
-        inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + ctx.eps)
-        unit, dunit = x * inverse, dy * weight
-        dx = inverse * (dunit - unit * (dunit * unit).mean(-1, keepdim=True))
-        return None, dx, (dy * unit).flatten(0, -2).sum(0), None
+    def backward(ctx: Any, dy: Tensor) -> Grads:
+        return None, *ctx.gradients.rms_norm(dy, *ctx.saved_tensors, ctx.eps), None
 
 
 class _Rope(Function):
+    """Backward turns the other way."""
+
     @staticmethod
     def forward(
         ctx: Any, ops: Ops, x_TNH: Tensor, cos_sin_T2R: Tensor, interleaved: bool, offset: int
@@ -196,7 +205,7 @@ class _Rope(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy_TNH: Tensor) -> tuple[Grad, ...]:
+    def backward(ctx: Any, dy_TNH: Tensor) -> Grads:
         (cos_sin_T2R,) = ctx.saved_tensors
         backwards_T2R = cos_sin_T2R * cos_sin_T2R.new_tensor([[1.0], [-1.0]])
         options = {"interleaved": ctx.interleaved, "offset": ctx.offset}
@@ -205,17 +214,15 @@ class _Rope(Function):
 
 class _SwiGlu(Function):
     @staticmethod
-    def forward(ctx: Any, ops: Ops, gate_up_T2F: Tensor) -> Tensor:
+    def forward(ctx: Any, outer: TrainingOps, gate_up_T2F: Tensor) -> Tensor:
         ctx.save_for_backward(gate_up_T2F)
-        return ops.swiglu(gate_up_T2F)
+        ctx.gradients = outer.gradients
+        return outer.ops.swiglu(gate_up_T2F)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy_TF: Tensor) -> tuple[Grad, ...]:
-        gate_TF, up_TF = ctx.saved_tensors[0].chunk(2, dim=1)
-        open_TF = gate_TF.sigmoid()
-        dgate_TF = dy_TF * up_TF * open_TF * (1 + gate_TF * (1 - open_TF))
-        return None, torch.cat((dgate_TF, dy_TF * gate_TF * open_TF), dim=1)
+    def backward(ctx: Any, dy_TF: Tensor) -> Grads:
+        return None, ctx.gradients.swiglu(dy_TF, *ctx.saved_tensors)
 
 
 class _Concat(Function):
@@ -226,7 +233,7 @@ class _Concat(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Grad, ...]:
+    def backward(ctx: Any, dy: Tensor) -> Grads:
         return None, *dy.split(ctx.widths, dim=-1)
 
 
@@ -236,136 +243,132 @@ class _Store(Function):
     @staticmethod
     def forward(
         ctx: Any,
-        ops: Ops,
-        cache: KvCache,
+        outer: TrainingOps,
         rows: RowPlan,
         keys: Tensor,
         values: Grad,
         k_TGH: Tensor,
         v_TGV: Grad,
     ) -> tuple[Tensor, Grad]:
-        ops.store(KvCache(keys, values), rows, k_TGH, v_TGV)
+        outer.ops.store(KvCache(keys, values), rows, k_TGH, v_TGV)
         ctx.mark_dirty(*(tensor for tensor in (keys, values) if tensor is not None))
-        ctx.places = places(cache, rows)
+        ctx.gradients, ctx.rows = outer.gradients, rows
         return keys, values
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dkeys: Tensor, dvalues: Grad) -> tuple[Grad, ...]:
-        block_T, slot_T = ctx.places
-        key_places = (block_T, slice(None), slot_T // LANES, slice(None), slot_T % LANES)
-        value_places = (block_T, slice(None), slot_T)
-        dk_TGH = dkeys[key_places]
-        dv_TGV = None if dvalues is None else dvalues[value_places]
-        if ctx.needs_input_grad[3]:
-            dkeys = _cleared(dkeys, key_places)
-            dvalues = None if dvalues is None else _cleared(dvalues, value_places)
-        return None, None, None, dkeys, dvalues, dk_TGH, dv_TGV
+    def backward(ctx: Any, dkeys: Tensor, dvalues: Grad) -> Grads:
+        written_before = ctx.needs_input_grad[2]
+        dcache = KvCache(dkeys, dvalues)
+        dk_TGH, dv_TGV, dcache = ctx.gradients.store(dcache, ctx.rows, clear=written_before)
+        before = (dcache.keys, dcache.values) if written_before else (None, None)
+        return None, None, *before, dk_TGH, dv_TGV
 
 
 class _Attention(Function):
     @staticmethod
     def forward(
-        ctx: Any, ops: Ops, rows: RowPlan, spec: AttentionSpec, q_TNH: Tensor, keys: Tensor, values: Grad
+        ctx: Any,
+        outer: TrainingOps,
+        rows: RowPlan,
+        spec: AttentionSpec,
+        q_TNH: Tensor,
+        keys: Tensor,
+        values: Grad,
     ) -> Tensor:
         ctx.save_for_backward(q_TNH, keys, values)
-        ctx.rows, ctx.spec = rows, spec
-        return ops.attention(q_TNH, KvCache(keys, values), rows, spec)
+        ctx.gradients, ctx.rows, ctx.spec = outer.gradients, rows, spec
+        return outer.ops.attention(q_TNH, KvCache(keys, values), rows, spec)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dout_TNV: Tensor) -> tuple[Grad, ...]:
-        q_TNH, keys, values = _leaves(ctx.saved_tensors)
-        with torch.enable_grad():
-            out_TNV = TorchOps(q_TNH.device).attention(q_TNH, KvCache(keys, values), ctx.rows, ctx.spec)
-        return None, None, None, *_gradients(out_TNV, (q_TNH, keys, values), dout_TNV)
+    def backward(ctx: Any, dout_TNV: Tensor) -> Grads:
+        q_TNH, keys, values = ctx.saved_tensors
+        cache = KvCache(keys, values)
+        dq_TNH, dcache = ctx.gradients.attention(dout_TNV, q_TNH, cache, ctx.rows, ctx.spec)
+        return None, None, None, dq_TNH, dcache.keys, dcache.values
 
 
 class _Route(Function):
     @staticmethod
     def forward(
-        ctx: Any, ops: Ops, spec: RouteSpec, bias_E: Grad, logits_TE: Tensor
+        ctx: Any, outer: TrainingOps, spec: RouteSpec, bias_E: Grad, logits_TE: Tensor
     ) -> tuple[Tensor, Tensor]:
-        experts_TK, weights_TK = ops.route(logits_TE, spec, bias_E=bias_E)
+        experts_TK, weights_TK = outer.ops.route(logits_TE, spec, bias_E=bias_E)
         ctx.save_for_backward(logits_TE, experts_TK)
-        ctx.spec = spec
+        ctx.gradients, ctx.spec = outer.gradients, spec
         ctx.mark_non_differentiable(experts_TK)
         return experts_TK, weights_TK
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, _dexperts: Grad, dweights_TK: Tensor) -> tuple[Grad, ...]:
-        logits_TE, experts_TK = ctx.saved_tensors
-        (logits_TE,) = _leaves((logits_TE,))
-        with torch.enable_grad():
-            weights_TK = route_weights(logits_TE, experts_TK, ctx.spec)
-        return None, None, None, *_gradients(weights_TK, (logits_TE,), dweights_TK)
+    def backward(ctx: Any, _dexperts: Grad, dweights_TK: Tensor) -> Grads:
+        return None, None, None, ctx.gradients.route(dweights_TK, *ctx.saved_tensors, ctx.spec)
 
 
 class _Moe(Function):
     @staticmethod
     def forward(
         ctx: Any,
-        ops: Ops,
-        matrices: tuple[Sequence[Weight], Sequence[Weight], Sequence[Weight]],
+        outer: TrainingOps,
+        experts: Experts,
         experts_TK: Tensor,
         x_TD: Tensor,
         weights_TK: Tensor,
         residual_TD: Grad,
         *sources: Grad,
     ) -> Tensor:
-        ctx.save_for_backward(experts_TK, x_TD, weights_TK, *sources)
-        ctx.matrices = matrices
-        return ops.moe(x_TD, experts_TK, weights_TK, *matrices, residual=residual_TD)
+        y_TD, kept = outer.gradients.moe_forward(x_TD, experts_TK, weights_TK, experts, residual_TD)
+        ctx.save_for_backward(x_TD, experts_TK, weights_TK, kept, *sources)
+        ctx.gradients, ctx.experts = outer.gradients, experts
+        return y_TD
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy_TD: Tensor) -> tuple[Grad, ...]:
-        experts_TK, *saved = ctx.saved_tensors
-        x_TD, weights_TK, *sources = _leaves(saved)
-        left = iter(sources)
-        matrices = [[w.with_source(next(left)) for w in group] for group in ctx.matrices]
-        with torch.enable_grad():
-            y_TD = TorchOps(x_TD.device).moe(x_TD, experts_TK, weights_TK, *matrices)
-        dx_TD, dweights_TK, *dsources = _gradients(y_TD, (x_TD, weights_TK, *sources), dy_TD)
+    def backward(ctx: Any, dy_TD: Tensor) -> Grads:
+        x_TD, experts_TK, weights_TK, kept, *_ = ctx.saved_tensors
+        wants = ctx.needs_input_grad[6 :: len(ctx.experts.gate)]
+        dx_TD, dweights_TK, dsources = ctx.gradients.moe(
+            dy_TD, x_TD, experts_TK, weights_TK, ctx.experts, kept, wants=wants
+        )
         dresidual_TD = dy_TD if ctx.needs_input_grad[5] else None
         return None, None, None, dx_TD, dweights_TK, dresidual_TD, *dsources
 
 
 class _Logprobs(Function):
+    """Head and log-softmax in one: logits are computed again for the backward pass, some rows at a time."""
+
     @staticmethod
-    def forward(ctx: Any, ops: Ops, logits_TV: Tensor, targets_T: Tensor) -> Tensor:
-        ctx.save_for_backward(logits_TV, targets_T)
-        return ops.logprobs(logits_TV, targets_T)
+    def forward(
+        ctx: Any,
+        outer: TrainingOps,
+        head: Weight,
+        targets_T: Tensor,
+        params: SamplingParams | None,
+        chunk: int,
+        x_TD: Tensor,
+        source: Grad,
+    ) -> tuple[Tensor, Tensor]:
+        logprobs_T, entropies_T = outer.ops.logprobs(x_TD, head, targets_T, params, chunk=chunk)
+        ctx.save_for_backward(x_TD, targets_T, source)
+        ctx.outer, ctx.head, ctx.params, ctx.chunk = outer, head, params, chunk
+        ctx.mark_non_differentiable(entropies_T)
+        return logprobs_T, entropies_T
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dlogprobs_T: Tensor) -> tuple[Grad, ...]:
-        logits_TV, targets_T = ctx.saved_tensors
-        dlogits_TV = logits_TV.softmax(-1).mul_(-dlogprobs_T[:, None])
-        rows_T = torch.arange(len(targets_T), device=targets_T.device)
-        dlogits_TV[rows_T, targets_T.long()] += dlogprobs_T
-        return None, dlogits_TV, None
-
-
-def _matrix(weight: Weight, source: Grad) -> Tensor:
-    """The matrix as [N, K] floats: what gradients pass through."""
-    return weight.to_dense() if source is None else source
-
-
-def _cleared(gradient: Tensor, places: tuple[Any, ...]) -> Tensor:
-    gradient = gradient.clone()
-    gradient[places] = 0
-    return gradient
-
-
-def _leaves(tensors: Sequence[Grad]) -> list[Any]:
-    """Copies, sharing memory, that collect their own gradients."""
-    return [None if tensor is None else tensor.detach().requires_grad_() for tensor in tensors]
-
-
-def _gradients(output: Tensor, inputs: Sequence[Grad], doutput: Tensor) -> list[Grad]:
-    """Gradients of those inputs that exist; zero for the ones that had no part in the output."""
-    present = [tensor for tensor in inputs if tensor is not None]
-    found = iter(torch.autograd.grad(output, present, doutput, materialize_grads=True))
-    return [None if tensor is None else next(found) for tensor in inputs]
+    def backward(ctx: Any, dlogprobs_T: Tensor, _dentropies: Grad) -> Grads:
+        x_TD, targets_T, source = ctx.saved_tensors
+        *_, wants_x, wants_head = ctx.needs_input_grad
+        rows_J = dlogprobs_T.nonzero()[:, 0]
+        dx_TD = torch.zeros_like(x_TD) if wants_x else None
+        dheads = [torch.zeros_like(source) if wants_head else None]
+        options = {"wants_x": wants_x, "wants": (wants_head,), "add_to": dheads}
+        for some in rows_J.split(ctx.chunk):
+            x = x_TD[some]
+            logits = ctx.outer.ops.linear(x, (ctx.head,))
+            dlogits = ctx.outer.gradients.logprobs(dlogprobs_T[some], logits, targets_T[some], ctx.params)
+            dx, dheads = ctx.outer.gradients.linear(dlogits, x, (ctx.head,), **options)
+            if dx_TD is not None:
+                dx_TD[some] = dx
+        return None, None, None, None, None, dx_TD, dheads[0]

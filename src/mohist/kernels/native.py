@@ -22,13 +22,21 @@ import torch
 from torch import Tensor
 
 from mohist.kernels import abi
+from mohist.kernels.operands import (
+    INT32_MAX,
+    cache_struct,
+    distribution,
+    plan_struct,
+    pointer,
+    rows_contiguous,
+    weight_structs,
+)
 from mohist.kernels.ops import AttentionSpec, KvCache, RouteSpec, RowPlan
-from mohist.kernels.sampling import SampledRows, SampleRow
+from mohist.kernels.sampling import SampledRows, SampleRow, TokenScores
 from mohist.kernels.weight import Weight
+from mohist.types import SamplingParams
 
 __all__ = ["NativeOps", "SampleBuffers", "Tape"]
-
-_INT32_MAX = 2**31 - 1
 
 
 class Tape:
@@ -112,7 +120,7 @@ class SampleBuffers:
             p = row.params
             args.seed, args.sample, args.position = p.seed, row.sample, row.position
             args.temperature, args.top_p, args.min_p = p.temperature, p.top_p, p.min_p
-            args.top_k = min(p.top_k, _INT32_MAX)
+            args.top_k = min(p.top_k, INT32_MAX)
             args.repetition_penalty = p.repetition_penalty
             args.presence_penalty, args.frequency_penalty = p.presence_penalty, p.frequency_penalty
             args.num_top = min(p.top_logprobs, self.max_top)
@@ -146,7 +154,7 @@ class NativeOps:
     def __init__(self, path: Path, threads: int, *, definition: bool = False) -> None:
         """Load the library at `path`; `definition` runs the scalar twins instead (slow, for tests)."""
         self._library = abi.load_library(path)
-        self._definition = definition
+        self.definition = definition
         self._pool = c_void_p(self._library.mohist_pool_create(threads))
         self.threads = threads
         self.device = torch.device("cpu")
@@ -158,7 +166,7 @@ class NativeOps:
 
     def run(self, codes: Any, args: Any, count: int) -> None:
         """Run `count` operations, given as arrays of opcodes and of pointers to their arguments."""
-        if self._definition:
+        if self.definition:
             failed = self._library.mohist_run_definition(codes, args, count)
         else:
             failed = self._library.mohist_run(self._pool, codes, args, count)
@@ -193,7 +201,7 @@ class NativeOps:
         """See `Ops.embed`."""
         assert tokens_T.dtype == torch.int32, tokens_T.dtype
         y = self._empty(len(tokens_T), weight.in_features)
-        struct = _weight_args([weight])
+        struct = weight_structs([weight])
         args = abi.EmbedArgs(
             ctypes.addressof(struct), tokens_T.data_ptr(), y.data_ptr(), len(tokens_T), weight.in_features
         )
@@ -209,34 +217,38 @@ class NativeOps:
         residual: Tensor | None = None,
     ) -> Tensor:
         """See `Ops.linear`."""
-        rows, width = len(x_TK), sum(w.out_features for w in weights)
+        y = self._empty(len(x_TK), sum(w.out_features for w in weights))
+        self._linear(x_TK, weights, y, bias, residual)
+        return y
+
+    def _linear(
+        self, x_TK: Tensor, weights: Sequence[Weight], y: Tensor, bias: Tensor | None, residual: Tensor | None
+    ) -> None:
         assert x_TK.shape[1] == weights[0].in_features, (x_TK.shape, weights[0])
-        x_TK = _rows_contiguous(x_TK)
-        y = self._empty(rows, width)
-        struct = _weight_args(weights)
+        x_TK = rows_contiguous(x_TK)
+        struct = weight_structs(weights)
         args = abi.LinearArgs(
             x_TK.data_ptr(),
             ctypes.addressof(struct),
-            _pointer(bias),
-            _pointer(residual),
+            pointer(bias),
+            pointer(residual),
             y.data_ptr(),
             len(weights),
-            rows,
+            len(x_TK),
             x_TK.stride(0),
             residual.stride(0) if residual is not None else 0,
-            width,
+            y.stride(0),
         )
         self._do(args, struct)
-        return y
 
     def linear_grouped(self, x_TNK: Tensor, weights: Sequence[Weight]) -> Tensor:
         """See `Ops.linear_grouped`."""
         rows, groups, _ = x_TNK.shape
         width = weights[0].out_features
         assert groups == len(weights), (x_TNK.shape, len(weights))
-        x_TNK = _rows_contiguous(x_TNK)
+        x_TNK = rows_contiguous(x_TNK)
         y = self._empty(rows, groups, width)
-        struct = _weight_args(weights)
+        struct = weight_structs(weights)
         args = abi.LinearGroupedArgs(
             x_TNK.data_ptr(),
             ctypes.addressof(struct),
@@ -253,7 +265,7 @@ class NativeOps:
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See `Ops.rms_norm`."""
-        x = _rows_contiguous(x)
+        x = rows_contiguous(x)
         y = self._empty(*x.shape)
         rows, inner, dim = (x.shape[0], 1, x.shape[1]) if x.dim() == 2 else x.shape
         inner_stride = x.stride(1) if x.dim() == 3 else 0
@@ -286,7 +298,7 @@ class NativeOps:
 
     def rope(self, x_TNH: Tensor, cos_sin_T2R: Tensor, *, interleaved: bool, offset: int = 0) -> Tensor:
         """See `Ops.rope`."""
-        x_TNH = _rows_contiguous(x_TNH)
+        x_TNH = rows_contiguous(x_TNH)
         rows, heads, dim = x_TNH.shape
         y = self._empty(rows, heads, dim)
         args = abi.RopeArgs(
@@ -309,7 +321,7 @@ class NativeOps:
 
     def swiglu(self, gate_up_T2F: Tensor) -> Tensor:
         """See `Ops.swiglu`."""
-        gate_up_T2F = _rows_contiguous(gate_up_T2F)
+        gate_up_T2F = rows_contiguous(gate_up_T2F)
         rows, dim = gate_up_T2F.shape[0], gate_up_T2F.shape[1] // 2
         y = self._empty(rows, dim)
         self._do(abi.SwigluArgs(gate_up_T2F.data_ptr(), y.data_ptr(), rows, dim, gate_up_T2F.stride(0), dim))
@@ -317,7 +329,7 @@ class NativeOps:
 
     def concat(self, a: Tensor, b: Tensor) -> Tensor:
         """See `Ops.concat`."""
-        a, b = _rows_contiguous(a), _rows_contiguous(b)
+        a, b = rows_contiguous(a), rows_contiguous(b)
         assert a.shape[:-1] == b.shape[:-1], (a.shape, b.shape)
         y = self._empty(*a.shape[:-1], a.shape[-1] + b.shape[-1])
         nested = a.dim() == 3
@@ -341,14 +353,14 @@ class NativeOps:
 
     def store(self, cache: KvCache, rows: RowPlan, k_TGH: Tensor, v_TGV: Tensor | None) -> None:
         """See `Ops.store`."""
-        cache_args, plan_args = _cache_args(cache), _plan_args(rows)
-        k_TGH = _rows_contiguous(k_TGH)
-        v_TGV = _rows_contiguous(v_TGV) if v_TGV is not None else None
+        cache_args, plan_args = cache_struct(cache), plan_struct(rows)
+        k_TGH = rows_contiguous(k_TGH)
+        v_TGV = rows_contiguous(v_TGV) if v_TGV is not None else None
         args = abi.StoreArgs(
             ctypes.addressof(cache_args),
             ctypes.addressof(plan_args),
             k_TGH.data_ptr(),
-            _pointer(v_TGV),
+            pointer(v_TGV),
             len(k_TGH),
             k_TGH.stride(0),
             k_TGH.stride(1),
@@ -359,10 +371,10 @@ class NativeOps:
 
     def attention(self, q_TNH: Tensor, cache: KvCache, rows: RowPlan, spec: AttentionSpec) -> Tensor:
         """See `Ops.attention`."""
-        q_TNH = _rows_contiguous(q_TNH)
+        q_TNH = rows_contiguous(q_TNH)
         num_rows, heads, _ = q_TNH.shape
         y = self._empty(num_rows, heads, spec.value_dim)
-        cache_args, plan_args = _cache_args(cache, spec.value_dim), _plan_args(rows)
+        cache_args, plan_args = cache_struct(cache, spec.value_dim), plan_struct(rows)
         args = abi.AttentionArgs(
             ctypes.addressof(cache_args),
             ctypes.addressof(plan_args),
@@ -382,13 +394,13 @@ class NativeOps:
 
     def route(self, logits_TE: Tensor, spec: RouteSpec, *, bias_E: Tensor | None) -> tuple[Tensor, Tensor]:
         """See `Ops.route`."""
-        logits_TE = _rows_contiguous(logits_TE)
+        logits_TE = rows_contiguous(logits_TE)
         rows, experts = logits_TE.shape
         chosen = self._empty(rows, spec.top_k, dtype=torch.int32)
         weights = self._empty(rows, spec.top_k)
         args = abi.RouteArgs(
             logits_TE.data_ptr(),
-            _pointer(bias_E),
+            pointer(bias_E),
             chosen.data_ptr(),
             weights.data_ptr(),
             rows,
@@ -415,20 +427,22 @@ class NativeOps:
         down: Sequence[Weight],
         *,
         residual: Tensor | None = None,
+        gate_up: Tensor | None = None,
     ) -> Tensor:
-        """See `Ops.moe`."""
-        x_TD = _rows_contiguous(x_TD)
+        """See `Ops.moe`; `gate_up` [T*K, 2F] takes what `NativeGradients.moe` wants to know."""
+        x_TD = rows_contiguous(x_TD)
         assert experts_TK.is_contiguous(), experts_TK.stride()
         assert weights_TK.is_contiguous(), weights_TK.stride()
         y = self._empty(len(x_TD), down[0].out_features)
-        structs = [_weight_args(weights) for weights in (gate, up, down)]
+        structs = [weight_structs(weights) for weights in (gate, up, down)]
         args = abi.MoeArgs(
             x_TD.data_ptr(),
             experts_TK.data_ptr(),
             weights_TK.data_ptr(),
             *(ctypes.addressof(struct) for struct in structs),
-            _pointer(residual),
+            pointer(residual),
             y.data_ptr(),
+            pointer(gate_up),
             len(x_TD),
             len(gate),
             experts_TK.shape[1],
@@ -439,17 +453,34 @@ class NativeOps:
         self._do(args, *structs)
         return y
 
-    def logprobs(self, logits_TV: Tensor, targets_T: Tensor) -> Tensor:
+    def logprobs(
+        self,
+        x_TD: Tensor,
+        head: Weight,
+        targets_T: Tensor,
+        params: SamplingParams | None = None,
+        *,
+        chunk: int,
+    ) -> TokenScores:
         """See `Ops.logprobs`."""
         assert targets_T.dtype == torch.int32, targets_T.dtype
-        logits_TV = _rows_contiguous(logits_TV)
-        rows, vocab = logits_TV.shape
-        y = self._empty(rows)
-        args = abi.LogprobsArgs(
-            logits_TV.data_ptr(), targets_T.data_ptr(), y.data_ptr(), rows, vocab, logits_TV.stride(0)
-        )
-        self._do(args, targets_T)
-        return y
+        logprobs_T, entropies_T = self._empty(len(x_TD)), self._empty(len(x_TD))
+        logits_TV = self._empty(min(chunk, len(x_TD)), head.out_features)
+        for first in range(0, len(x_TD), chunk):
+            x, end = x_TD[first : first + chunk], min(first + chunk, len(x_TD))
+            self._linear(x, (head,), logits_TV, None, None)
+            args = abi.LogprobsArgs(
+                logits_TV.data_ptr(),
+                targets_T[first:end].data_ptr(),
+                logprobs_T[first:end].data_ptr(),
+                entropies_T[first:end].data_ptr(),
+                len(x),
+                head.out_features,
+                logits_TV.stride(0),
+                *distribution(params),
+            )
+            self._do(args, targets_T)
+        return TokenScores(logprobs_T, entropies_T)
 
     def sample_into(self, logits_TV: Tensor, buffers: SampleBuffers) -> None:
         """Draw a token for every row of `logits_TV` as `buffers` says (see `Ops.sample`)."""
@@ -475,43 +506,5 @@ class NativeOps:
         most = min(max(row.params.top_logprobs for row in rows), logits_TV.shape[1])
         buffers = SampleBuffers(len(rows), most)
         buffers.fill(rows)
-        self.sample_into(_rows_contiguous(logits_TV), buffers)
+        self.sample_into(rows_contiguous(logits_TV), buffers)
         return buffers.read(len(rows))
-
-
-def _rows_contiguous(x: Tensor) -> Tensor:
-    """The kernels take any strides but the last. A copy made here would not be on the tape: none is made."""
-    assert x.stride(-1) == 1 or x.shape[-1] == 1, f"the last dimension must be contiguous, not {x.stride()}"
-    assert x.dtype == torch.float32, x.dtype
-    return x
-
-
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-def _weight_args(weights: Sequence[Weight]) -> ctypes.Array[abi.WeightArgs]:
-    structs = (abi.WeightArgs * len(weights))()
-    for struct, w in zip(structs, weights, strict=True):
-        struct.data, struct.n, struct.k = w.data.data_ptr(), w.out_features, w.in_features
-        struct.format = abi.FORMATS[w.format]
-    return structs
-
-
-def _cache_args(cache: KvCache, value_dim: int = 0) -> abi.CacheArgs:
-    _, heads, _, key_dim, _ = cache.keys.shape
-    value_dim = cache.values.shape[3] if cache.values is not None else value_dim
-    return abi.CacheArgs(
-        cache.keys.data_ptr(), _pointer(cache.values), cache.block_size, heads, key_dim, value_dim
-    )
-
-
-def _plan_args(rows: RowPlan) -> abi.PlanArgs:
-    for tensor in (rows.positions_T, rows.sequence_T, rows.tables_SB):
-        assert tensor.dtype == torch.int32, tensor.dtype
-    return abi.PlanArgs(
-        rows.positions_T.data_ptr(),
-        rows.sequence_T.data_ptr(),
-        rows.tables_SB.data_ptr(),
-        rows.tables_SB.stride(0),
-    )

@@ -32,8 +32,9 @@ import torch
 from torch import Tensor
 
 from mohist.kernels.memory import zero_pages
-from mohist.kernels.sampling import SampledRows, SampleRow
+from mohist.kernels.sampling import SampledRows, SampleRow, TokenScores
 from mohist.kernels.weight import PANEL, Weight
+from mohist.types import SamplingParams
 
 __all__ = ["LANES", "AttentionSpec", "KvCache", "Ops", "RouteSpec", "RowPlan"]
 
@@ -247,10 +248,20 @@ class Ops(Protocol):
         """
         ...
 
-    def logprobs(self, logits_TV: Tensor, targets_T: Tensor) -> Tensor:
-        """Log-softmax at `targets_T` (int32): [T], (l_target - m) - log(16-lane sum of exp(l - m)).
+    def logprobs(
+        self,
+        x_TD: Tensor,
+        head: Weight,
+        targets_T: Tensor,
+        params: SamplingParams | None = None,
+        *,
+        chunk: int,
+    ) -> TokenScores:
+        """Logprobs and entropies [T] of the token after each row, from `linear(x, [head])`.
 
-        m is the largest l of the row.
+        Of int32 `targets_T`, under the softmax of those logits or, given `params` without penalties and with
+        a temperature over 0, under the distribution that they sample: `mohist.kernels.sampling` has the
+        definition. Logits exist for no more than `chunk` rows at a time, here and in the backward pass.
         """
         ...
 

@@ -13,6 +13,11 @@ The definition. With raw logits l of one row:
    the key `seed` at (token, position, sample); the shortest wait wins (lowest id on a tie). argmin E/w
    has the same distribution as argmax(log w + Gumbel), since Gumbel noise is -ln E.
 6. sampled logprob: (l_i - max) - log(16-lane sum of w over what was kept).
+
+Scoring a given token, as training does, repeats steps 3, 4 and 6 without penalties and with a temperature
+over 0; the token itself counts as kept, as a token that was drawn was. The entropy of what was kept is
+
+    log(sum of w) - (16-lane sum of w * max(l - max, -104), by fma) / (sum of w)
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from torch import Tensor
 
 from mohist.types import SamplingParams, TopLogprobs
 
-__all__ = ["SampleRow", "SampledRows", "sample_twin"]
+__all__ = ["SampleRow", "SampledRows", "TokenScores", "sample_twin", "score_twin"]
 
 
 class SampleRow(NamedTuple):
@@ -49,6 +54,14 @@ class SampledRows(NamedTuple):
     top: list[TopLogprobs]
 
 
+class TokenScores(NamedTuple):
+    """What a distribution says about given tokens, in nats."""
+
+    logprobs_T: Tensor
+    entropies_T: Tensor
+    """Of the whole distribution; no gradient flows through them."""
+
+
 def sample_twin(logits_TV: Tensor, rows: Sequence[SampleRow]) -> SampledRows:
     """The definition in PyTorch and numpy, where there are no kernels: the same noise, sums in any order."""
     result = SampledRows([], [], [], [])
@@ -64,6 +77,33 @@ def sample_twin(logits_TV: Tensor, rows: Sequence[SampleRow]) -> SampledRows:
     return result
 
 
+def score_twin(logits_TV: Tensor, targets_T: Tensor, params: SamplingParams | None) -> TokenScores:
+    """Logprobs of the targets and entropies, under what `params` sample (None: under the softmax itself)."""
+    targets_T1 = targets_T.long()[:, None]
+    if params is not None:
+        logits_TV = logits_TV / params.temperature
+        kept_TV = _kept(logits_TV.detach(), params).scatter(1, targets_T1, True)
+        logits_TV = logits_TV.masked_fill(~kept_TV, float("-inf"))
+    logprobs_TV = logits_TV.log_softmax(-1)
+    surprise_TV = logprobs_TV.detach().clamp(min=torch.finfo(logits_TV.dtype).min)
+    entropies_T = -(surprise_TV.exp() * surprise_TV).sum(-1)
+    return TokenScores(logprobs_TV.gather(1, targets_T1)[:, 0], entropies_T)
+
+
+def _kept(logits_TV: Tensor, params: SamplingParams) -> Tensor:
+    """Which tokens top-k, top-p and min-p keep, for logits that are divided by the temperature."""
+    order_TV = logits_TV.sort(dim=-1, descending=True, stable=True).indices
+    weight_TV = (logits_TV - logits_TV.amax(-1, keepdim=True)).exp()
+    kept_TV = torch.ones_like(order_TV, dtype=torch.bool)  # by rank
+    if params.top_k:
+        kept_TV[:, params.top_k :] = False
+    if params.top_p < 1:
+        ranked_TV = weight_TV.gather(1, order_TV) * kept_TV
+        kept_TV &= ranked_TV.cumsum(-1) - ranked_TV < params.top_p * ranked_TV.sum(-1, keepdim=True)
+    by_id_TV = torch.empty_like(kept_TV).scatter_(1, order_TV, kept_TV)
+    return by_id_TV & (weight_TV >= params.min_p)
+
+
 def _draw(logits_V: Tensor, row: SampleRow) -> tuple[int, float]:
     """The token and its logprob under what was sampled."""
     p = row.params
@@ -76,17 +116,9 @@ def _draw(logits_V: Tensor, row: SampleRow) -> tuple[int, float]:
     if p.temperature == 0:
         return int(logits_V.argmax()), 0.0
     logits_V /= p.temperature
-    order = logits_V.sort(descending=True, stable=True).indices
     weight_V = (logits_V - logits_V.max()).exp()
-    kept = torch.ones(len(order), dtype=torch.bool)  # by rank
-    if p.top_k:
-        kept[p.top_k :] = False
-    if p.top_p < 1:
-        ranked = weight_V[order] * kept
-        kept &= ranked.cumsum(0) - ranked < p.top_p * ranked.sum()
-    weight_V[order[~kept]] = 0
-    weight_V[weight_V < p.min_p] = 0
-    noise_V = torch.from_numpy(_philox(len(order), row.position, row.sample, p.seed))
+    weight_V[~_kept(logits_V[None], p)[0]] = 0
+    noise_V = torch.from_numpy(_philox(len(logits_V), row.position, row.sample, p.seed))
     token = int((-torch.log1p(-noise_V) / weight_V).argmin())
     return token, (weight_V[token] / weight_V.sum()).log().item()
 

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mohist.kernels.ops import LANES, AttentionSpec, KvCache, RouteSpec, RowPlan
-from mohist.kernels.sampling import SampledRows, SampleRow, sample_twin
+from mohist.kernels.sampling import SampledRows, SampleRow, TokenScores, sample_twin, score_twin
 from mohist.kernels.weight import BLOCK, PANEL, Weight, is_quantized
+from mohist.types import SamplingParams
 
 __all__ = ["TorchOps", "places", "route_weights"]
 
@@ -135,9 +136,19 @@ class TorchOps:
         y_TD = (weights_TK[..., None] * y_TKD).sum(1)
         return y_TD if residual is None else residual + y_TD
 
-    def logprobs(self, logits_TV: Tensor, targets_T: Tensor) -> Tensor:
+    def logprobs(
+        self,
+        x_TD: Tensor,
+        head: Weight,
+        targets_T: Tensor,
+        params: SamplingParams | None = None,
+        *,
+        chunk: int,
+    ) -> TokenScores:
         """See `Ops.logprobs`."""
-        return logits_TV.log_softmax(-1).gather(1, targets_T.long()[:, None])[:, 0]
+        pairs = zip(x_TD.split(chunk), targets_T.split(chunk), strict=True)
+        scores = [score_twin(self.linear(x, (head,)), targets, params) for x, targets in pairs]
+        return TokenScores(*map(torch.cat, zip(*scores, strict=True)))
 
     def sample(self, logits_TV: Tensor, rows: Sequence[SampleRow]) -> SampledRows:
         """See `Ops.sample`."""

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mohist.kernels.ops import AttentionSpec, Ops
+from mohist.kernels.sampling import TokenScores
 from mohist.model.attend import Attend
 from mohist.model.config import DecoderConfig, LayerConfig, MlaConfig, MoeConfig
 from mohist.model.feedforward import MixtureOfExperts, SwiGlu
 from mohist.model.mixers import LatentAttention, SoftmaxAttention, attention_spec
 from mohist.model.rope import cos_sin_scale, inverse_frequencies
 from mohist.model.tensors import Matrix, Vector
+from mohist.types import SamplingParams
 
 __all__ = ["Block", "Decoder", "MtpModule"]
 
@@ -55,13 +57,26 @@ class Decoder(nn.Module):
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Logits [T, V] of the token after each row."""
-        head = self.embed if self.head is None else self.head
-        return self.ops.linear(hidden_TD, (head.weight(),))
+        return self.ops.linear(hidden_TD, (self._head().weight(),))
 
     def logprobs(self, hidden_TD: Tensor, targets_T: Tensor, *, chunk: int = 1024) -> Tensor:
         """Log-probability [T] of int32 `targets_T` after each row, from logits of `chunk` rows at a time."""
-        pairs = zip(hidden_TD.split(chunk), targets_T.split(chunk), strict=True)
-        return torch.cat([self.ops.logprobs(self.logits(hidden), targets) for hidden, targets in pairs])
+        return self.scores(hidden_TD, targets_T, chunk=chunk).logprobs_T
+
+    def scores(
+        self,
+        hidden_TD: Tensor,
+        targets_T: Tensor,
+        params: SamplingParams | None = None,
+        *,
+        chunk: int = 1024,
+    ) -> TokenScores:
+        """Logprobs and entropies [T] under the distribution that `params` sample (see `Ops.logprobs`).
+
+        At tokens that an engine sampled with `params` these are its `sampled_logprobs`. Gradients flow
+        through the logprobs; entropies are only reported.
+        """
+        return self.ops.logprobs(hidden_TD, self._head().weight(), targets_T, params, chunk=chunk)
 
     def draft(
         self, hidden_TD: Tensor, next_tokens_T: Tensor, positions_T: Tensor, attend: Attend, *, depth: int = 0
@@ -83,6 +98,9 @@ class Decoder(nn.Module):
             return layer(x_TD, cos_sin_T2R, attend)
         inputs = (x_TD, cos_sin_T2R, attend)
         return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+    def _head(self) -> Matrix:
+        return self.embed if self.head is None else self.head
 
     def _angles(self, positions_T: Tensor) -> Tensor:
         return self.ops.rope_angles(positions_T, self._inv_freq_R, self._cos_sin_scale)

@@ -354,13 +354,6 @@ Normalizer normalizer(const float* logits, const bool* kept, int64_t vocab) {
   return {largest, log_scalar(sum.fold())};
 }
 
-void logprobs(const mohist_logprobs_args& a) {
-  for (int64_t t = 0; t < a.rows; t++) {
-    const float* logits = a.logits + t * a.logits_stride;
-    a.logprobs[t] = normalizer(logits, nullptr, a.vocab).logprob(logits[a.targets[t]]);
-  }
-}
-
 // Token ids by logit, largest first, the lower id on a tie.
 std::vector<int32_t> ranking(const std::vector<float>& logits) {
   std::vector<int32_t> order(logits.size());
@@ -369,6 +362,50 @@ std::vector<int32_t> ranking(const std::vector<float>& logits) {
     return logits[i] > logits[j] || (logits[i] == logits[j] && i < j);
   });
   return order;
+}
+
+std::vector<char> kept_tokens(const std::vector<float>& logits, const std::vector<float>& weight, int64_t top_k, float top_p,
+                              float min_p) {
+  const int64_t vocab = static_cast<int64_t>(logits.size());
+  std::vector<char> kept(vocab, 1);
+  const std::vector<int32_t> order = ranking(logits);
+  if (top_k > 0)
+    for (int64_t i = top_k; i < vocab; i++) kept[order[i]] = 0;
+  if (top_p < 1.0f) {  // the smallest head of the ranking whose weight reaches top_p of the whole
+    Lanes sum;
+    for (int64_t i = 0; i < vocab; i++)
+      if (kept[i]) sum.l[i % 16] = sum.l[i % 16] + weight[i];
+    const float goal = top_p * sum.fold();
+    float reached = 0.0f;
+    for (int32_t i : order) {
+      if (reached >= goal) kept[i] = 0;
+      else reached = reached + weight[i];
+    }
+  }
+  for (int64_t i = 0; i < vocab; i++)
+    if (weight[i] < min_p) kept[i] = 0;
+  return kept;
+}
+
+void logprobs(const mohist_logprobs_args& a) {
+  for (int64_t t = 0; t < a.rows; t++) {
+    std::vector<float> logits(a.logits + t * a.logits_stride, a.logits + t * a.logits_stride + a.vocab);
+    for (float& l : logits) l = l / a.temperature;
+    const float largest = *std::max_element(logits.begin(), logits.end());
+    std::vector<float> weight(a.vocab);
+    for (int64_t i = 0; i < a.vocab; i++) weight[i] = exp_scalar(logits[i] - largest);
+    std::vector<char> kept = kept_tokens(logits, weight, a.top_k, a.top_p, a.min_p);
+    kept[a.targets[t]] = 1;
+    Lanes sum, surprise;
+    for (int64_t i = 0; i < a.vocab; i++) {
+      if (!kept[i]) continue;
+      sum.l[i % 16] = sum.l[i % 16] + weight[i];
+      surprise.l[i % 16] = __builtin_fmaf(weight[i], std::max(kExpMin, logits[i] - largest), surprise.l[i % 16]);
+    }
+    const float total = sum.fold(), log_sum = log_scalar(total);
+    a.logprobs[t] = (logits[a.targets[t]] - largest) - log_sum;
+    a.entropies[t] = log_sum - surprise.fold() / total;
+  }
 }
 
 void sample_row(const mohist_sample_args& a, int64_t row) {
@@ -402,26 +439,10 @@ void sample_row(const mohist_sample_args& a, int64_t row) {
   const float largest = *std::max_element(logits.begin(), logits.end());
   std::vector<float> weight(a.vocab);
   for (int64_t i = 0; i < a.vocab; i++) weight[i] = exp_scalar(logits[i] - largest);
-  std::vector<char> kept(a.vocab, 1);
-  const std::vector<int32_t> order = ranking(logits);
-  if (p.top_k > 0)
-    for (int64_t i = p.top_k; i < a.vocab; i++) kept[order[i]] = 0;
-  if (p.top_p < 1.0f) {  // the smallest head of the ranking whose weight reaches top_p of the whole
-    Lanes sum;
-    for (int64_t i = 0; i < a.vocab; i++)
-      if (kept[i]) sum.l[i % 16] = sum.l[i % 16] + weight[i];
-    const float goal = p.top_p * sum.fold();
-    float reached = 0.0f;
-    for (int32_t i : order) {
-      if (reached >= goal) kept[i] = 0;
-      else reached = reached + weight[i];
-    }
-  }
-  for (int64_t i = 0; i < a.vocab; i++)
-    if (weight[i] < p.min_p) kept[i] = 0;
+  const std::vector<char> kept = kept_tokens(logits, weight, p.top_k, p.top_p, p.min_p);
   // Gumbel-max in its exponential form: token i waits E_i / weight_i, the first to arrive is drawn.
   float best = std::numeric_limits<float>::infinity();
-  int32_t token = order[0];
+  int32_t token = ranking(logits)[0];
   for (int64_t i = 0; i < a.vocab; i++) {
     if (!kept[i]) continue;
     const float wait = exponential(uniform(token_noise(static_cast<uint32_t>(i), p.position, p.sample, p.seed))) / weight[i];

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "elementary.h"
+#include "moe.h"
 #include "ops.h"
 
 namespace mohist {
@@ -76,23 +77,29 @@ void route(mohist_pool& pool, const mohist_route_args& a) {
   });
 }
 
+Groups group_by_expert(mohist_pool& pool, const int32_t* chosen, int64_t rows, int64_t top_k, int64_t experts) {
+  const int64_t pairs = rows * top_k;
+  int64_t* begin = pool.shared(2).get<int64_t>(experts + 1 + (pairs + 1));
+  int32_t* place = reinterpret_cast<int32_t*>(begin + experts + 1);
+  int32_t* source = place + pairs;
+  std::fill(begin, begin + experts + 1, 0);
+  for (int64_t i = 0; i < pairs; i++) begin[chosen[i] + 1]++;
+  for (int64_t e = 0; e < experts; e++) begin[e + 1] += begin[e];
+  for (int64_t i = 0; i < pairs; i++) {
+    place[i] = static_cast<int32_t>(begin[chosen[i]]++);
+    source[place[i]] = static_cast<int32_t>(i / top_k);
+  }
+  for (int64_t e = experts; e > 0; e--) begin[e] = begin[e - 1];
+  begin[0] = 0;
+  return {begin, place, source};
+}
+
 void moe(mohist_pool& pool, const mohist_moe_args& a) {
   const int64_t width = a.gate[0].n, dim = a.down[0].n, k = a.gate[0].k, pairs = a.rows * a.top_k;
-  // Sort (row, choice) pairs by expert: place[pair] is where a pair goes, source[place] its row of x.
-  int64_t* begin = pool.shared(2).get<int64_t>(a.experts + 1 + (pairs + 1));
-  int32_t* place = reinterpret_cast<int32_t*>(begin + a.experts + 1);
-  int32_t* source = place + pairs;
-  std::fill(begin, begin + a.experts + 1, 0);
-  for (int64_t i = 0; i < pairs; i++) begin[a.chosen[i] + 1]++;
-  for (int64_t e = 0; e < a.experts; e++) begin[e + 1] += begin[e];
-  for (int64_t i = 0; i < pairs; i++) {
-    place[i] = static_cast<int32_t>(begin[a.chosen[i]]++);
-    source[place[i]] = static_cast<int32_t>(i / a.top_k);
-  }
-  for (int64_t e = a.experts; e > 0; e--) begin[e] = begin[e - 1];
-  begin[0] = 0;
-
-  float* gate_up = pool.shared(3).get<float>(pairs * 2 * width);
+  const Groups groups = group_by_expert(pool, a.chosen, a.rows, a.top_k, a.experts);
+  const int64_t* begin = groups.begin;
+  const int32_t *place = groups.place, *source = groups.source;
+  float* gate_up = a.gate_up ? a.gate_up : pool.shared(3).get<float>(pairs * 2 * width);
   float* hidden = pool.shared(4).get<float>(pairs * width);
   float* out = pool.shared(5).get<float>(pairs * dim);
   Product* products = pool.shared(6).get<Product>(2 * a.experts);

@@ -33,7 +33,16 @@ enum mohist_op {
   MOHIST_SAMPLE = 12,
   MOHIST_CONCAT = 13,
   MOHIST_PACK = 14,
-  MOHIST_NUM_OPS = 15
+  MOHIST_LOGPROBS_BACKWARD = 15,
+  MOHIST_PRODUCTS = 16,
+  MOHIST_ATTENTION_BACKWARD = 17,
+  MOHIST_RMS_NORM_BACKWARD = 18,
+  MOHIST_SWIGLU_BACKWARD = 19,
+  MOHIST_EMBED_BACKWARD = 20,
+  MOHIST_ROUTE_BACKWARD = 21,
+  MOHIST_MOE_BACKWARD = 22,
+  MOHIST_STORE_BACKWARD = 23,
+  MOHIST_NUM_OPS = 24
 };
 
 // A matrix [n, k] in panels of 16 output rows (weight.py describes the layouts).
@@ -165,15 +174,29 @@ typedef struct {
   const mohist_weight* down;
   const float* residual;  // [rows, dim] or null
   float* y;
+  float* gate_up;  // [rows * top_k, 2 * width] or null: gates and ups of each pair, sorted by expert, for moe_backward
   int64_t rows, experts, top_k, x_stride, residual_stride, y_stride;
 } mohist_moe_args;
 
+// The distribution that sampling draws from: logits over the temperature (not 0), then top-k (0 keeps all), top-p and
+// min-p. A target counts as kept, whether it is or not.
 typedef struct {
   const float* logits;
   const int32_t* targets;
-  float* logprobs;
-  int64_t rows, vocab, logits_stride;
+  float* logprobs;   // [rows]
+  float* entropies;  // [rows] of what was kept
+  int64_t rows, vocab, logits_stride, top_k;
+  float temperature, top_p, min_p;
 } mohist_logprobs_args;
+
+// Replaces logits by their gradients, given those of the logprobs.
+typedef struct {
+  float* logits;
+  const int32_t* targets;
+  const float* dlogprobs;  // [rows]
+  int64_t rows, vocab, logits_stride, top_k;
+  float temperature, top_p, min_p;
+} mohist_logprobs_backward_args;
 
 // How one row is sampled. Tokens that penalties concern: `seen` lists each token once, with how often the answer
 // holds it (0: only the prompt does).
@@ -204,6 +227,98 @@ typedef struct {
   void* panels;
   int64_t n, k, row_stride, format;
 } mohist_pack_args;
+
+// c = a b, or c + a b where `add`: [m, n], with the contraction over k in ascending order. a is [m, k], or [k, m] where
+// `transposed`; b is [k, n]. With an index, the i-th stored row of a (of b) is number index[i].
+typedef struct {
+  const float* a;
+  const float* b;
+  float* c;
+  const int32_t* a_index;
+  const int32_t* b_index;
+  int64_t m, n, k, a_stride, b_stride, c_stride, transposed, add;
+} mohist_product;
+
+typedef struct {
+  const mohist_product* products;  // none reads what another writes
+  int64_t count;
+} mohist_products_args;
+
+// Rows of a gradient that is laid out as the cache. With `clear`, they are 0 there afterwards.
+typedef struct {
+  const mohist_cache* gradient;
+  const mohist_row_plan* plan;
+  float* dkeys;    // [rows, heads, key_dim]
+  float* dvalues;  // [rows, heads, value_dim], or null
+  int64_t rows, clear;
+} mohist_store_backward_args;
+
+// Gradients of attention. Those of keys and values are laid out as the cache, and added to.
+typedef struct {
+  const mohist_cache* cache;
+  const mohist_row_plan* plan;
+  const float* q;
+  const float* dy;
+  float* dq;  // [rows, heads, key_dim]
+  float* dkeys;
+  float* dvalues;  // null where the cache has no values
+  int64_t rows, heads, q_stride, q_head_stride, dy_stride, dy_head_stride;
+  int64_t window;
+  float scale;
+} mohist_attention_backward_args;
+
+// Rows as in mohist_rms_norm_args; dx is contiguous.
+typedef struct {
+  const float* x;
+  const float* weight;
+  const float* dy;
+  float* dx;
+  float* dweight;
+  int64_t rows, inner, dim, x_stride, x_inner_stride, dy_stride, dy_inner_stride;
+  float eps;
+} mohist_rms_norm_backward_args;
+
+typedef struct {
+  const float* x;
+  const float* dy;
+  float* dx;  // [rows, 2 * dim]
+  int64_t rows, dim, x_stride, dy_stride;
+} mohist_swiglu_backward_args;
+
+// dweight[tokens[t]] += dy[t]
+typedef struct {
+  const int32_t* tokens;
+  const float* dy;
+  float* dweight;  // [vocab, dim]
+  int64_t rows, dim, dy_stride;
+} mohist_embed_backward_args;
+
+typedef struct {
+  const float* logits;
+  const int32_t* chosen;   // [rows, top_k]
+  const float* dweights;   // [rows, top_k]
+  float* dlogits;          // [rows, experts]
+  int64_t rows, experts, top_k, sigmoid, renormalize, logits_stride;
+  float scale;
+} mohist_route_backward_args;
+
+// Matrices of the experts are plain rows: gate and up [width, dim], down [dim, width].
+typedef struct {
+  const float* x;
+  const int32_t* chosen;
+  const float* weights;
+  const float* gate_up;  // as the forward pass kept it
+  const float* dy;
+  const float* const* gate;
+  const float* const* up;
+  const float* const* down;
+  float* dx;         // [rows, dim]
+  float* dweights;   // [rows, top_k]
+  float* const* dgate;  // null where frozen; likewise dup, ddown
+  float* const* dup;
+  float* const* ddown;
+  int64_t rows, experts, top_k, dim, width, x_stride, dy_stride;
+} mohist_moe_backward_args;
 
 typedef struct mohist_pool mohist_pool;
 

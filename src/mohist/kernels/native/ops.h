@@ -18,6 +18,15 @@ void attention(mohist_pool& pool, const mohist_attention_args& a);
 void route(mohist_pool& pool, const mohist_route_args& a);
 void moe(mohist_pool& pool, const mohist_moe_args& a);
 void logprobs(mohist_pool& pool, const mohist_logprobs_args& a);
+void products(mohist_pool& pool, const mohist_products_args& a);
+void rms_norm_backward(mohist_pool& pool, const mohist_rms_norm_backward_args& a);
+void swiglu_backward(mohist_pool& pool, const mohist_swiglu_backward_args& a);
+void embed_backward(mohist_pool& pool, const mohist_embed_backward_args& a);
+void route_backward(mohist_pool& pool, const mohist_route_backward_args& a);
+void moe_backward(mohist_pool& pool, const mohist_moe_backward_args& a);
+void store_backward(mohist_pool& pool, const mohist_store_backward_args& a);
+void attention_backward(mohist_pool& pool, const mohist_attention_backward_args& a);
+void logprobs_backward(mohist_pool& pool, const mohist_logprobs_backward_args& a);
 void sample(mohist_pool& pool, const mohist_sample_args& a);
 
 // Rows in chunks of about 16k numbers: enough work for a task, one task when there is little.

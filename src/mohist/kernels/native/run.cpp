@@ -23,6 +23,15 @@ bool run_one(mohist_pool& pool, int64_t op, const void* args) {
     case MOHIST_SAMPLE: sample(pool, as<mohist_sample_args>(args)); return true;
     case MOHIST_CONCAT: concat(pool, as<mohist_concat_args>(args)); return true;
     case MOHIST_PACK: pack(pool, as<mohist_pack_args>(args)); return true;
+    case MOHIST_LOGPROBS_BACKWARD: logprobs_backward(pool, as<mohist_logprobs_backward_args>(args)); return true;
+    case MOHIST_PRODUCTS: products(pool, as<mohist_products_args>(args)); return true;
+    case MOHIST_ATTENTION_BACKWARD: attention_backward(pool, as<mohist_attention_backward_args>(args)); return true;
+    case MOHIST_RMS_NORM_BACKWARD: rms_norm_backward(pool, as<mohist_rms_norm_backward_args>(args)); return true;
+    case MOHIST_SWIGLU_BACKWARD: swiglu_backward(pool, as<mohist_swiglu_backward_args>(args)); return true;
+    case MOHIST_EMBED_BACKWARD: embed_backward(pool, as<mohist_embed_backward_args>(args)); return true;
+    case MOHIST_ROUTE_BACKWARD: route_backward(pool, as<mohist_route_backward_args>(args)); return true;
+    case MOHIST_MOE_BACKWARD: moe_backward(pool, as<mohist_moe_backward_args>(args)); return true;
+    case MOHIST_STORE_BACKWARD: store_backward(pool, as<mohist_store_backward_args>(args)); return true;
     default: return false;
   }
 }
@@ -61,6 +70,15 @@ int64_t mohist_args_size(int64_t op) {
     case MOHIST_SAMPLE: return sizeof(mohist_sample_args);
     case MOHIST_CONCAT: return sizeof(mohist_concat_args);
     case MOHIST_PACK: return sizeof(mohist_pack_args);
+    case MOHIST_LOGPROBS_BACKWARD: return sizeof(mohist_logprobs_backward_args);
+    case MOHIST_PRODUCTS: return sizeof(mohist_products_args);
+    case MOHIST_ATTENTION_BACKWARD: return sizeof(mohist_attention_backward_args);
+    case MOHIST_RMS_NORM_BACKWARD: return sizeof(mohist_rms_norm_backward_args);
+    case MOHIST_SWIGLU_BACKWARD: return sizeof(mohist_swiglu_backward_args);
+    case MOHIST_EMBED_BACKWARD: return sizeof(mohist_embed_backward_args);
+    case MOHIST_ROUTE_BACKWARD: return sizeof(mohist_route_backward_args);
+    case MOHIST_MOE_BACKWARD: return sizeof(mohist_moe_backward_args);
+    case MOHIST_STORE_BACKWARD: return sizeof(mohist_store_backward_args);
     default: return -1;
   }
 }

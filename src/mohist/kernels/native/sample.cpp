@@ -51,11 +51,6 @@ float exponentials(const float* x, int64_t n, float largest, float* weight) {
   return fold16(low, high);
 }
 
-Normalizer normalizer(const float* logits, int64_t vocab) {
-  const float largest = largest_of(logits, vocab);
-  return {largest, log_scalar(exponentials(logits, vocab, largest, nullptr))};
-}
-
 // The head of the ranking by logit (largest first, the lower id on a tie), extended on demand.
 class Ranking {
  public:
@@ -256,12 +251,87 @@ void sample_row(const mohist_sample_args& a, int64_t row, Scratch& scratch) {
   finish(token, Normalizer{largest, log_scalar(kept_sum)}.logprob(logits[token]));
 }
 
+// One row's distribution under temperature and truncation, the target kept.
+struct Distribution {
+  const float* logits;  // over the temperature
+  const float* weight;  // exponentials, 0 where not kept
+  float largest, sum;
+
+  // scratch: 2 * vocab numbers
+  template <class Args> Distribution(const Args& a, int64_t row, float* scratch) {
+    float* changed = scratch + a.vocab;
+    logits = a.logits + row * a.logits_stride;
+    if (a.temperature != 1.0f) {
+      for (int64_t i = 0; i < a.vocab; i++) changed[i] = logits[i] / a.temperature;
+      logits = changed;
+    }
+    weight = scratch;
+    largest = largest_of(logits, a.vocab);
+    sum = exponentials(logits, a.vocab, largest, scratch);
+    if (a.top_k > 0 || a.top_p < 1.0f || a.min_p > 0.0f) truncate(a, a.targets[row], scratch);
+  }
+
+  float log_sum() const { return log_scalar(sum); }
+
+ private:
+  template <class Args> void truncate(const Args& a, int32_t target, float* w) {
+    const float own = w[target];
+    if (a.top_k > 0 || a.top_p < 1.0f) {
+      mohist_sample_row p = {};
+      p.top_k = static_cast<int32_t>(a.top_k);
+      p.top_p = a.top_p;
+      Ranking ranking(logits, a.vocab, largest);
+      const std::vector<int32_t> kept = kept_tokens(p, ranking, w, sum, a.vocab);
+      std::vector<float> values;
+      for (int32_t i : kept) values.push_back(w[i]);
+      std::fill(w, w + a.vocab, 0.0f);
+      for (size_t i = 0; i < kept.size(); i++) w[kept[i]] = values[i];
+    }
+    for (int64_t i = 0; i < a.vocab; i++) w[i] = w[i] < a.min_p ? 0.0f : w[i];
+    w[target] = own;
+    vf low = set1(0.0f), high = set1(0.0f);
+    int64_t i = 0;
+    for (; i + 16 <= a.vocab; i += 16) low = add(low, load(w + i)), high = add(high, load(w + i + 8));
+    float rest[16] = {};
+    std::copy(w + i, w + a.vocab, rest);
+    sum = fold16(add(low, load(rest)), add(high, load(rest + 8)));
+  }
+};
+
+// -sum p log p = log(sum of w) - (sum of w * log w) / (sum of w), log w bounded where w is 0
+float entropy(const Distribution& d, int64_t vocab) {
+  const vf largest = set1(d.largest), least = set1(kExpMin);
+  vf low = set1(0.0f), high = set1(0.0f);
+  int64_t i = 0;
+  for (; i + 16 <= vocab; i += 16) {
+    low = fma(load(d.weight + i), max(least, sub(load(d.logits + i), largest)), low);
+    high = fma(load(d.weight + i + 8), max(least, sub(load(d.logits + i + 8), largest)), high);
+  }
+  float lanes[16];
+  store(lanes, low);
+  store(lanes + 8, high);
+  for (; i < vocab; i++)
+    lanes[i % 16] = __builtin_fmaf(d.weight[i], std::max(kExpMin, d.logits[i] - d.largest), lanes[i % 16]);
+  return d.log_sum() - fold16(load(lanes), load(lanes + 8)) / d.sum;
+}
+
 }  // namespace
 
 void logprobs(mohist_pool& pool, const mohist_logprobs_args& a) {
-  pool.parallel(a.rows, [&](int64_t t, int) {
-    const float* logits = a.logits + t * a.logits_stride;
-    a.logprobs[t] = normalizer(logits, a.vocab).logprob(logits[a.targets[t]]);
+  pool.parallel(a.rows, [&](int64_t t, int thread) {
+    const Distribution d(a, t, pool.local(thread).get<float>(2 * a.vocab));
+    a.logprobs[t] = Normalizer{d.largest, d.log_sum()}.logprob(d.logits[a.targets[t]]);
+    a.entropies[t] = entropy(d, a.vocab);
+  });
+}
+
+void logprobs_backward(mohist_pool& pool, const mohist_logprobs_backward_args& a) {
+  pool.parallel(a.rows, [&](int64_t t, int thread) {
+    const Distribution d(a, t, pool.local(thread).get<float>(2 * a.vocab));
+    float* out = a.logits + t * a.logits_stride;
+    const float gradient = a.dlogprobs[t] / a.temperature, factor = -gradient / d.sum;
+    for (int64_t i = 0; i < a.vocab; i++) out[i] = d.weight[i] * factor;
+    out[a.targets[t]] += gradient;
   });
 }
 

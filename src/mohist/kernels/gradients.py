@@ -1,0 +1,281 @@
+"""What flows back through each op: the formulas, in PyTorch.
+
+`Gradients` has two implementations, as `Ops` has. `TorchGradients`, here, works on any device and in
+float64. `mohist.kernels.native_gradients.NativeGradients` is fast, and its results do not depend on how many
+threads there are. Where a short formula exists it stands below; attention, expert weights and experts are
+computed again by the PyTorch twin and differentiated there.
+
+A d before a name means the gradient of the loss by it. A `Weight` with a source is differentiated by that,
+one without is frozen. Shape suffixes: see `ops`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from mohist.kernels.ops import LANES, AttentionSpec, KvCache, Ops, RouteSpec, RowPlan
+from mohist.kernels.sampling import score_twin
+from mohist.kernels.twin import TorchOps, places, route_weights
+from mohist.kernels.weight import Weight
+from mohist.types import SamplingParams
+
+__all__ = ["Experts", "Gradients", "TorchGradients", "dense"]
+
+Grad = Tensor | None
+
+
+class Experts(NamedTuple):
+    """The matrices of all experts."""
+
+    gate: Sequence[Weight]
+    up: Sequence[Weight]
+    down: Sequence[Weight]
+
+
+class Gradients(Protocol):
+    """The backward pass's vocabulary: each method is named after the op that it differentiates.
+
+    `wants` says which matrices get a gradient; the others get None.
+    """
+
+    def embed(self, dy_TD: Tensor, tokens_T: Tensor, vocab_size: int) -> Tensor:
+        """Of the table: [V, D]."""
+        ...
+
+    def linear(
+        self,
+        dy_TN: Tensor,
+        x_TK: Tensor,
+        weights: Sequence[Weight],
+        *,
+        wants_x: bool,
+        wants: Sequence[bool],
+        add_to: Sequence[Grad] | None = None,
+    ) -> tuple[Grad, list[Grad]]:
+        """Of x and of the matrices, added to the gradients `add_to` in place, if there are any."""
+        ...
+
+    def bias(self, dy_TN: Tensor) -> Tensor:
+        """Of the bias: [N]."""
+        ...
+
+    def linear_grouped(
+        self, dy_TNM: Tensor, x_TNK: Tensor, weights: Sequence[Weight], *, wants: Sequence[bool]
+    ) -> tuple[Tensor, list[Grad]]:
+        """Of x and of the matrices."""
+        ...
+
+    def rms_norm(self, dy: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Of x and of the weight."""
+        ...
+
+    def swiglu(self, dy_TF: Tensor, gate_up_T2F: Tensor) -> Tensor:
+        """Of gates and ups."""
+        ...
+
+    def store(self, dcache: KvCache, rows: RowPlan, *, clear: bool) -> tuple[Tensor, Grad, KvCache]:
+        """Of the rows' keys and values; then that of what was in the cache before.
+
+        With `clear` that is a copy that is 0 at the rows, else not to be used.
+        """
+        ...
+
+    def attention(
+        self, dout_TNV: Tensor, q_TNH: Tensor, cache: KvCache, rows: RowPlan, spec: AttentionSpec
+    ) -> tuple[Tensor, KvCache]:
+        """Of the queries and of the whole cache."""
+        ...
+
+    def route(self, dweights_TK: Tensor, logits_TE: Tensor, experts_TK: Tensor, spec: RouteSpec) -> Tensor:
+        """Of the logits."""
+        ...
+
+    def moe_forward(
+        self,
+        x_TD: Tensor,
+        experts_TK: Tensor,
+        weights_TK: Tensor,
+        experts: Experts,
+        residual_TD: Grad,
+    ) -> tuple[Tensor, Grad]:
+        """What the op gives, and what `moe` wants kept."""
+        ...
+
+    def moe(
+        self,
+        dy_TD: Tensor,
+        x_TD: Tensor,
+        experts_TK: Tensor,
+        weights_TK: Tensor,
+        experts: Experts,
+        kept: Grad,
+        *,
+        wants: tuple[bool, bool, bool],
+    ) -> tuple[Tensor, Tensor, list[Grad]]:
+        """Of x, of the experts' weights [T, K], and of all gates, ups and downs: `wants` is for each kind."""
+        ...
+
+    def logprobs(
+        self, dlogprobs_T: Tensor, logits_TV: Tensor, targets_T: Tensor, params: SamplingParams | None
+    ) -> Tensor:
+        """Of the logits, in their place."""
+        ...
+
+
+class TorchGradients:
+    """`Gradients` by PyTorch."""
+
+    def __init__(self, ops: Ops) -> None:
+        self._ops = ops
+        self._twin = TorchOps(ops.device)
+
+    def embed(self, dy_TD: Tensor, tokens_T: Tensor, vocab_size: int) -> Tensor:
+        """See `Gradients.embed`."""
+        return dy_TD.new_zeros(vocab_size, dy_TD.shape[1]).index_add_(0, tokens_T, dy_TD)
+
+    def linear(
+        self,
+        dy_TN: Tensor,
+        x_TK: Tensor,
+        weights: Sequence[Weight],
+        *,
+        wants_x: bool,
+        wants: Sequence[bool],
+        add_to: Sequence[Grad] | None = None,
+    ) -> tuple[Grad, list[Grad]]:
+        """See `Gradients.linear`."""
+        parts = dy_TN.split([w.out_features for w in weights], dim=1)
+        dx_TK = None
+        if wants_x:
+            dx_TK = sum(part @ dense(weight) for part, weight in zip(parts, weights, strict=True))
+        dmatrices = [part.T @ x_TK if wanted else None for part, wanted in zip(parts, wants, strict=True)]
+        if add_to is None:
+            return dx_TK, dmatrices
+        for total, own in zip(add_to, dmatrices, strict=True):
+            if total is not None and own is not None:
+                total += own
+        return dx_TK, list(add_to)
+
+    def bias(self, dy_TN: Tensor) -> Tensor:
+        """See `Gradients.bias`."""
+        return dy_TN.sum(0)
+
+    def linear_grouped(
+        self, dy_TNM: Tensor, x_TNK: Tensor, weights: Sequence[Weight], *, wants: Sequence[bool]
+    ) -> tuple[Tensor, list[Grad]]:
+        """See `Gradients.linear_grouped`."""
+        dx_TNK = torch.stack([dy_TNM[:, n] @ dense(weight) for n, weight in enumerate(weights)], dim=1)
+        return dx_TNK, [dy_TNM[:, n].T @ x_TNK[:, n] if w else None for n, w in enumerate(wants)]
+
+    def rms_norm(self, dy: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """See `Gradients.rms_norm`."""
+        inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        unit, dunit = x * inverse, dy * weight
+        dx = inverse * (dunit - unit * (dunit * unit).mean(-1, keepdim=True))
+        return dx, (dy * unit).flatten(0, -2).sum(0)
+
+    def swiglu(self, dy_TF: Tensor, gate_up_T2F: Tensor) -> Tensor:
+        """See `Gradients.swiglu`."""
+        gate_TF, up_TF = gate_up_T2F.chunk(2, dim=1)
+        open_TF = gate_TF.sigmoid()
+        dgate_TF = dy_TF * up_TF * open_TF * (1 + gate_TF * (1 - open_TF))
+        return torch.cat((dgate_TF, dy_TF * gate_TF * open_TF), dim=1)
+
+    def store(self, dcache: KvCache, rows: RowPlan, *, clear: bool) -> tuple[Tensor, Grad, KvCache]:
+        """See `Gradients.store`."""
+        block_T, slot_T = places(dcache, rows)
+        key_places = (block_T, slice(None), slot_T // LANES, slice(None), slot_T % LANES)
+        dk_TGH = dcache.keys[key_places]
+        dv_TGV = None if dcache.values is None else dcache.values[block_T, :, slot_T]
+        if clear:
+            dcache = _copy(dcache)
+            dcache.keys[key_places] = 0
+            if dcache.values is not None:
+                dcache.values[block_T, :, slot_T] = 0
+        return dk_TGH, dv_TGV, dcache
+
+    def attention(
+        self, dout_TNV: Tensor, q_TNH: Tensor, cache: KvCache, rows: RowPlan, spec: AttentionSpec
+    ) -> tuple[Tensor, KvCache]:
+        """See `Gradients.attention`."""
+        q_TNH, keys = _leaf(q_TNH), _leaf(cache.keys)
+        values = None if cache.values is None else _leaf(cache.values)
+        with torch.enable_grad():
+            out_TNV = self._twin.attention(q_TNH, KvCache(keys, values), rows, spec)
+        if values is None:
+            dq_TNH, dkeys = _gradients(out_TNV, (q_TNH, keys), dout_TNV)
+            return dq_TNH, KvCache(dkeys, None)
+        dq_TNH, dkeys, dvalues = _gradients(out_TNV, (q_TNH, keys, values), dout_TNV)
+        return dq_TNH, KvCache(dkeys, dvalues)
+
+    def route(self, dweights_TK: Tensor, logits_TE: Tensor, experts_TK: Tensor, spec: RouteSpec) -> Tensor:
+        """See `Gradients.route`."""
+        logits_TE = _leaf(logits_TE)
+        with torch.enable_grad():
+            weights_TK = route_weights(logits_TE, experts_TK, spec)
+        return _gradients(weights_TK, (logits_TE,), dweights_TK)[0]
+
+    def moe_forward(
+        self,
+        x_TD: Tensor,
+        experts_TK: Tensor,
+        weights_TK: Tensor,
+        experts: Experts,
+        residual_TD: Grad,
+    ) -> tuple[Tensor, Grad]:
+        """See `Gradients.moe_forward`."""
+        return self._ops.moe(x_TD, experts_TK, weights_TK, *experts, residual=residual_TD), None
+
+    def moe(
+        self,
+        dy_TD: Tensor,
+        x_TD: Tensor,
+        experts_TK: Tensor,
+        weights_TK: Tensor,
+        experts: Experts,
+        kept: Grad,
+        *,
+        wants: tuple[bool, bool, bool],
+    ) -> tuple[Tensor, Tensor, list[Grad]]:
+        """See `Gradients.moe`."""
+        assert kept is None
+        x_TD, weights_TK = _leaf(x_TD), _leaf(weights_TK)
+        leaves = [[weight.with_source(_leaf(dense(weight))) for weight in kind] for kind in experts]
+        with torch.enable_grad():
+            y_TD = self._twin.moe(x_TD, experts_TK, weights_TK, *leaves)
+        sources = [weight.source for kind in leaves for weight in kind if weight.source is not None]
+        dx_TD, dweights_TK, *dsources = _gradients(y_TD, (x_TD, weights_TK, *sources), dy_TD)
+        wanted = [want for want, kind in zip(wants, experts, strict=True) for _ in kind]
+        return dx_TD, dweights_TK, [d if w else None for d, w in zip(dsources, wanted, strict=True)]
+
+    def logprobs(
+        self, dlogprobs_T: Tensor, logits_TV: Tensor, targets_T: Tensor, params: SamplingParams | None
+    ) -> Tensor:
+        """See `Gradients.logprobs`."""
+        logits_TV = _leaf(logits_TV)
+        with torch.enable_grad():
+            logprobs_T = score_twin(logits_TV, targets_T, params).logprobs_T
+        return _gradients(logprobs_T, (logits_TV,), dlogprobs_T)[0]
+
+
+def dense(weight: Weight) -> Tensor:
+    """The matrix as [N, K] floats: what gradients pass through."""
+    return weight.to_dense() if weight.source is None else weight.source.detach()
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    """A copy, sharing memory, that collects its own gradient."""
+    return tensor.detach().requires_grad_()
+
+
+def _copy(cache: KvCache) -> KvCache:
+    return KvCache(cache.keys.clone(), None if cache.values is None else cache.values.clone())
+
+
+def _gradients(output: Tensor, inputs: Sequence[Tensor], doutput: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of the inputs; zero for those that had no part in the output."""
+    return torch.autograd.grad(output, inputs, doutput, materialize_grads=True)

@@ -1,0 +1,164 @@
+// Blocks of c stay in the cache of a core. For every block, slices of a and b are packed in the order in which the
+// register tiles read them: b in panels of 16 columns, a (when it lies transposed) in runs of as many rows as a tile has.
+#include "dense.h"
+
+#include <algorithm>
+
+#include "ops.h"
+#include "tile.h"
+
+namespace mohist {
+namespace {
+
+constexpr int64_t kDepth = 256;         // contraction steps between two visits to c
+constexpr int64_t kBlockRows = 192;     // of c, in a task
+constexpr int64_t kBlockColumns = 384;
+constexpr int64_t kTasksPerThread = 6;  // at least, where c has room for them
+
+int64_t at(const int32_t* index, int64_t i) { return index ? index[i] : i; }
+
+// How c is cut into tasks.
+struct Cut {
+  int64_t row_blocks, column_blocks;
+  Cut(const mohist_product& p, int threads) {
+    int64_t rows = kBlockRows, columns = kBlockColumns;
+    for (;;) {
+      row_blocks = (p.m + rows - 1) / rows;
+      column_blocks = (p.n + columns - 1) / columns;
+      if (threads == 1 || tasks() >= kTasksPerThread * threads || (rows <= 48 && columns <= 96)) break;
+      if (rows > columns || columns <= 96) rows /= 2;
+      else columns /= 2;
+    }
+  }
+  int64_t tasks() const { return row_blocks * column_blocks; }
+};
+
+// Rows [row, row + rows) and columns [column, column + columns) of a product's result.
+class Block {
+ public:
+  Block(const mohist_product& p, int64_t row, int64_t rows, int64_t column, int64_t columns, Scratch& scratch)
+      : p_(p), row_(row), column_(column), columns_(columns), panels_((columns + 15) / 16), tiles_(rows) {
+    packed_b_ = scratch.get<float>(kDepth * (16 * panels_ + rows) + 16);
+    packed_a_ = packed_b_ + kDepth * 16 * panels_;
+  }
+
+  void run() {
+    if (!p_.k && !p_.add) clear();
+    for (int64_t begin = 0; begin < p_.k; begin += kDepth) {
+      begin_ = begin;
+      depth_ = std::min(kDepth, p_.k - begin);
+      pack_b();
+      if (p_.transposed) pack_a();
+      for (int64_t panel = 0; panel < panels_;) {
+        // thin tiles want several panels at once
+        const int64_t size = (tiles_.rows + tiles_.count - 1) / tiles_.count, wide = size == 1 ? 4 : size <= 3 ? 2 : 1;
+        const int64_t step = panel + wide <= panels_ ? wide : 1;
+        for (int64_t t = 0; t < tiles_.count; t++) with_rows(tiles_.size(t), Tile{*this, t, panel, step});
+        panel += step;
+      }
+    }
+  }
+
+ private:
+  struct Tile {
+    const Block& block;
+    int64_t index, panel, panels;
+    template <int R> void run() const {
+      if (panels == 1) return block.tile<R, 1>(index, panel);
+      if constexpr (R <= 3) {
+        if (panels == 2) return block.tile<R, 2>(index, panel);
+        block.tile<R, 4>(index, panel);
+      }
+    }
+  };
+
+  template <int R, int P> void tile(int64_t index, int64_t panel) const {
+    const int64_t first = tiles_.begin(index);
+    const float* b[P];
+    repeat<P>([&](auto j) { b[j] = packed_b_ + (panel + j) * kDepth * 16; });
+    Accumulators<R, P> acc;
+    if (begin_ || p_.add) acc.each([&](auto r, auto c, vf& v) { v = read(first + r, 16 * panel + 8 * c); });
+    else acc.clear();
+    if (p_.transposed) {
+      add_outer_products(acc, packed_a_ + first * kDepth, R, b, depth_);
+    } else {
+      const float* a[R];
+      repeat<R>([&](auto r) { a[r] = p_.a + at(p_.a_index, row_ + first + r) * p_.a_stride + begin_; });
+      acc.add_products(a, b, depth_);
+    }
+    acc.each([&](auto r, auto c, vf v) { write(first + r, 16 * panel + 8 * c, v); });
+  }
+
+  float* place(int64_t row, int64_t column) const { return p_.c + (row_ + row) * p_.c_stride + column_ + column; }
+  vf read(int64_t row, int64_t column) const {
+    if (column + 8 <= columns_) return load(place(row, column));
+    float v[8] = {};
+    if (column < columns_) std::copy_n(place(row, column), columns_ - column, v);
+    return load(v);
+  }
+  void write(int64_t row, int64_t column, vf value) const {
+    if (column + 8 <= columns_) return store(place(row, column), value);
+    float v[8];
+    store(v, value);
+    if (column < columns_) std::copy_n(v, columns_ - column, place(row, column));
+  }
+
+  void pack_b() {
+    for (int64_t i = 0; i < depth_; i++) {
+      const float* b = p_.b + at(p_.b_index, begin_ + i) * p_.b_stride + column_;
+      float* out = packed_b_ + 16 * i;
+      int64_t c = 0;
+      for (; c + 16 <= columns_; c += 16, out += kDepth * 16) {
+        store(out, load(b + c));
+        store(out + 8, load(b + c + 8));
+      }
+      if (c == columns_) continue;
+      std::fill_n(std::copy_n(b + c, columns_ - c, out), 16 - (columns_ - c), 0.0f);
+    }
+  }
+
+  void pack_a() {
+    for (int64_t t = 0; t < tiles_.count; t++) {
+      const int64_t first = tiles_.begin(t), size = tiles_.size(t);
+      float* out = packed_a_ + first * kDepth;
+      for (int64_t i = 0; i < depth_; i++, out += size) {
+        const float* a = p_.a + at(p_.a_index, begin_ + i) * p_.a_stride + row_ + first;
+        if (size == kTileRows) memcpy(out, a, kTileRows * sizeof(float));  // of a known size: two moves
+        else std::copy_n(a, size, out);
+      }
+    }
+  }
+
+  void clear() const {
+    for (int64_t r = 0; r < tiles_.rows; r++) std::fill_n(place(r, 0), columns_, 0.0f);
+  }
+
+  const mohist_product& p_;
+  int64_t row_, column_, columns_, panels_;
+  Tiles tiles_;
+  float *packed_a_, *packed_b_;
+  int64_t begin_ = 0, depth_ = 0;  // the slice of the contraction that is packed
+};
+
+}  // namespace
+
+void multiply(mohist_pool& pool, const mohist_product* products, int64_t count) {
+  int64_t* first = pool.shared(7).get<int64_t>(count + 1);  // the first task of each product
+  first[0] = 0;
+  for (int64_t i = 0; i < count; i++) first[i + 1] = first[i] + Cut(products[i], pool.threads()).tasks();
+  pool.parallel(first[count], [&](int64_t task, int thread) {
+    const int64_t i = std::upper_bound(first, first + count + 1, task) - first - 1;
+    const mohist_product& p = products[i];
+    const Cut cut(p, pool.threads());
+    const int64_t r = (task - first[i]) / cut.column_blocks, c = (task - first[i]) % cut.column_blocks;
+    const int64_t panels = (p.n + 15) / 16;
+    const int64_t row = p.m * r / cut.row_blocks, row_end = p.m * (r + 1) / cut.row_blocks;
+    const int64_t column = panels * c / cut.column_blocks * 16;
+    const int64_t column_end = std::min(p.n, panels * (c + 1) / cut.column_blocks * 16);
+    Block(p, row, row_end - row, column, column_end - column, pool.local(thread)).run();
+  });
+}
+
+void products(mohist_pool& pool, const mohist_products_args& a) { multiply(pool, a.products, a.count); }
+
+}  // namespace mohist
