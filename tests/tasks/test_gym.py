@@ -83,6 +83,16 @@ def test_mistakes_in_a_config_are_named() -> None:
 
 
 @needs_gym
+def test_a_scorer_that_rewards_nonsense_is_refused() -> None:
+    if reason := no_jail():
+        pytest.skip(f"NOT TESTED: {reason}")
+    with pytest.raises(
+        TaskError, match="the scorer of game_of_life_halting is not to be trusted: it gives full"
+    ):
+        GymConfig(generator="game_of_life_halting").make()
+
+
+@needs_gym
 def test_mistakes_come_out_of_the_jail() -> None:
     if reason := no_jail():
         pytest.skip(f"NOT TESTED: {reason}")

@@ -126,7 +126,8 @@ def _receive(worker: Channel, deadline_s: float) -> dict[str, Any]:
     try:
         message = json.loads(worker.receive(deadline_s=deadline_s))
     except Closed:
-        raise TaskError(f"{worker.name} died, status {worker.status(within_s=GRACE_S)}") from None
+        status = worker.status(within_s=GRACE_S)
+        raise TaskError(f"{worker.name} died, status {status}: {worker.last_words() or 'no word'}") from None
     if "mistake" in message:
         raise ConfigError(message["mistake"])
     if "error" in message:

@@ -29,6 +29,9 @@ __all__ = ["CONFIG", "GymConfig", "handle", "may_call", "start"]
 
 BATCH = 16
 """Problems in a dataset."""
+CHECKED = 4
+"""Problems that the scorer is tried out on."""
+NONSENSE = "banana"
 DRAWING = WorkerLimits(cpu_s=120, wall_s=600.0, memory_bytes=4 << 30)
 
 
@@ -57,7 +60,13 @@ class GymConfig(TaskConfig):
                 "the task gym cannot be used: its scorers may evaluate an answer as Python, so they run only "
                 f"in a jail, and there is none: {reason}"
             )
-        return Gym(self)
+        task = Gym(self)
+        try:
+            task.check()
+        except BaseException:
+            task.close()
+            raise
+        return task
 
 
 class Gym:
@@ -70,7 +79,25 @@ class Gym:
         setup = {"generator": config.generator, "settings": _settings(config.settings)}
         limits = WorkerLimits(cpu_s=config.cpu_s, memory_bytes=DRAWING.memory_bytes)
         self._workers = Workers(__name__, limits=limits, setup=setup, jailed=True)
+        self._evaluates = False
+
+    def check(self) -> None:
+        """See whether the scorer tells right from wrong on the first problems. TaskError if it does not."""
         self._evaluates = bool(self._workers.ask({"evaluates": True}, limits=DRAWING))
+        for problem in self._batch(0)[:CHECKED]:
+            right = problem.answer["answer"]
+            faults = (
+                [f"full marks for {NONSENSE!r}"]
+                if self._judge(NONSENSE, problem.answer).accuracy == 1.0
+                else []
+            )
+            if right is not None and self._judge(str(right), problem.answer).accuracy < 1.0:
+                faults.append(f"not full marks for its own answer {right!r:.80}")
+            if faults:
+                raise TaskError(
+                    f"the scorer of {self._config.generator} is not to be trusted: it gives {faults[0]}, "
+                    f"asked {problem.question!r:.200}; choose another generator"
+                )
 
     def problems(self, split: Split, count: int, *, seed: int = 0) -> list[Problem]:
         """See `Task`."""

@@ -75,7 +75,9 @@ def ended(channel: Channel) -> Outcome:
     status = channel.status(within_s=END_S)
     if status in KILLED:
         return Outcome("limit", f"{channel.name} ran out of {KILLED[status]}")
-    return Outcome("error", f"{channel.name} ended itself before the tests were through, status {status}")
+    said = channel.last_words()
+    reason = f"{channel.name} ended itself before the tests were through, status {status}"
+    return Outcome("error", f"{reason}: {said:.200}" if said else reason)
 
 
 def _line(message: dict[str, Any]) -> bytes:

@@ -53,7 +53,7 @@ class Channel:
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             bufsize=0,
             env=env,
             start_new_session=True,
@@ -63,6 +63,8 @@ class Channel:
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._to, False)
         os.set_blocking(self._from, False)
+        assert self._process.stderr is not None
+        os.set_blocking(self._process.stderr.fileno(), False)
         self._received = bytearray()
         self._bytes_left = max_bytes
 
@@ -119,6 +121,8 @@ class Channel:
             while self._read(deadline_s):
                 pass
         self._process.stdout.close()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
 
     def status(self, *, within_s: float) -> int | None:
         """The exit status of a process that is ending by itself; None if it does not end in time."""
@@ -126,6 +130,12 @@ class Channel:
             return self._process.wait(within_s)
         except subprocess.TimeoutExpired:
             return None
+
+    def last_words(self) -> str:
+        """The last line that the process wrote on standard error, of what is there to read by now."""
+        assert self._process.stderr is not None
+        said = self._process.stderr.read(PIECE_BYTES) or b""
+        return (said.decode(errors="replace").strip().splitlines() or [""])[-1]
 
     def _read(self, deadline_s: float) -> bytes:
         """Some bytes; none at the end. Raises Late."""
