@@ -135,3 +135,9 @@ def test_modules_without_weight_stay_as_they_are() -> None:
 def test_settings_out_of_range_are_named() -> None:
     with pytest.raises(ConfigError, match="mtp = -1"):
         ExtrasConfig(mtp=-1)
+
+
+def test_texts_may_be_too_short_for_a_draft() -> None:
+    pair = Sample(tokens=(5, 6), weights=(0.0, 1.0))
+    assert list(drafts(made.whole([pair, pair]), 2)) == []
+    assert len(list(drafts(made.whole([Sample(tokens=(5, 6, 7), weights=(0.0, 1.0, 1.0))]), 2))) == 1

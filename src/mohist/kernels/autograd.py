@@ -364,7 +364,7 @@ class _Logprobs(Function):
         dx_TD = torch.zeros_like(x_TD) if wants_x else None
         dheads = [torch.zeros_like(source) if wants_head else None]
         options = {"wants_x": wants_x, "wants": (wants_head,), "add_to": dheads}
-        for some in rows_J.split(ctx.chunk):
+        for some in rows_J.split(ctx.chunk) if len(rows_J) else ():
             x = x_TD[some]
             logits = ctx.outer.ops.linear(x, (ctx.head,))
             dlogits = ctx.outer.gradients.logprobs(dlogprobs_T[some], logits, targets_T[some], ctx.params)

@@ -116,7 +116,8 @@ class Draft:
 def drafts(batch: Batch, depth: int) -> Iterator[Draft]:
     """For each of `depth` MTP modules in turn. Module k of row i is shown token i+k and predicts token i+k+1.
 
-    Where a sample ends before, the prediction does not count, nor does what the row is shown.
+    Where a sample ends before, the prediction does not count, nor does what the row is shown. Modules for
+    which nothing is left are left out.
     """
     num_rows = batch.num_tokens
     weights_T = batch.weights_J.new_zeros(num_rows)
@@ -129,6 +130,8 @@ def drafts(batch: Batch, depth: int) -> Iterator[Draft]:
         shown_T = (row_T + shift - 1).clamp(max=num_rows - 1)
         same_T = batch.samples_T[shown_T] == batch.samples_T
         rows_J = counts_T.nonzero()[:, 0]
+        if not len(rows_J):
+            return
         yield Draft(
             next_tokens_T=torch.where(same_T, batch.next_tokens_T[shown_T], batch.next_tokens_T),
             rows_J=rows_J,
