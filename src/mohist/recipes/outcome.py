@@ -8,10 +8,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from random import Random
 
-from mohist.cost import Ledger, Prices
+from mohist.cost import Cost, Ledger, Prices
 from mohist.evaluate.evaluation import Evaluation
 from mohist.evaluate.statistics import mean, pass_at_k
 from mohist.recipes.countdown import guess
+from mohist.recipes.general import read_general
 from mohist.recipes.r1 import R1Config
 from mohist.tasks.task import Task
 from mohist.types import Message, Problem
@@ -32,6 +33,8 @@ class Outcome:
     """The model that came out, asked the same."""
     chance: tuple[tuple[int, float], ...]
     """(k, how often one of k random answers is right); empty where nobody can make random answers."""
+    general: tuple[Evaluation, ...]
+    """Both models asked unrelated questions; empty where the recipe asks none."""
     ledger: Ledger
     """All stages, by stage and kind of work."""
     prices: Prices
@@ -49,6 +52,9 @@ class Outcome:
                 rows.append([f"right, best of {k}", _percent(chance.get(k)), *pair])
         lengths = [f"{one[0].summary['tokens']:.0f}" for one in (self.before, self.after)]
         rows.append(["tokens of an answer, greedy", "", *lengths])
+        if self.general:
+            pair = [_percent(one.accuracy) for one in self.general]
+            rows.append([f"right, {len(self.general[0].results)} unrelated questions", "", *pair])
         costs = [[name, cost.line(self.prices)] for name, cost in self.ledger.entries.items()]
         costs.append(["total", self.ledger.total.line(self.prices)])
         return f"{_aligned(rows)}\n\n{_aligned(costs)}"
@@ -67,13 +73,19 @@ def read_outcome(config: R1Config) -> Outcome:
         path = config.folder / stage / "ledger.json"
         for name, cost in Ledger.from_json(path.read_text(encoding="utf-8")).entries.items():
             ledger.add(f"{stage}, {name}", cost)
+    general: tuple[Evaluation, ...] = ()
+    if config.general is not None:
+        general = read_general(config.general_before), read_general(config.general_after)
+        ledger.add("unrelated questions", sum((one.cost for one in general), start=Cost()))
     chance: tuple[tuple[int, float], ...] = ()
     if config.teacher is not None:
         with closing(reinforce.task.make()) as task:
             ks = sorted({1, *(k for one in evaluations[0] for k in one.ks)})
             chance = _chance(task, reinforce.evaluation.problems(task), ks)
     before, after = evaluations
-    return Outcome(before=before, after=after, chance=chance, ledger=ledger, prices=config.prices)
+    return Outcome(
+        before=before, after=after, chance=chance, general=general, ledger=ledger, prices=config.prices
+    )
 
 
 def _chance(task: Task, problems: Sequence[Problem], ks: Sequence[int]) -> tuple[tuple[int, float], ...]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from mohist.cost import Prices
 from mohist.errors import ConfigError
 from mohist.recipes.countdown import TeacherConfig, teach, vocabulary
+from mohist.recipes.general import GeneralConfig, ask_general
 from mohist.recipes.start import ShapeConfig, write_start
 from mohist.tasks.library.countdown import CountdownConfig
 from mohist.tasks.task import Task
@@ -67,6 +68,8 @@ class R1Config:
     cold_start: ColdStart | None = None
     """A table [cold_start] goes with [teacher]: how its examples are learnt."""
     reinforce: Reinforce
+    general: GeneralConfig | None = None
+    """A table [general] asks unrelated questions before and after."""
     seed: int = 0
     """Of everything: random weights, examples, the order of problems, sampling."""
     threads: int | None = None
@@ -102,6 +105,16 @@ class R1Config:
     def result(self) -> Path:
         """The model that comes out: a Hugging Face folder."""
         return self.folder / "model"
+
+    @property
+    def general_before(self) -> Path:
+        """What the model that reinforcement learning begins with says to the unrelated questions."""
+        return self.folder / "general-before.json"
+
+    @property
+    def general_after(self) -> Path:
+        """What the resulting model says to them."""
+        return self.folder / "general-after.json"
 
     @property
     def num_problems(self) -> int:
@@ -149,14 +162,19 @@ def r1(config: R1Config, *, resume: bool = False, view: View | None = None) -> P
         _write_examples(config, config.teacher, problems)
         taught = config.taught(config.cold_start, model)
         view.say(f"{taught.run.folder}: learning from {config.teacher.num_traces:,} worked examples")
-        model = str(sft(taught, resume=resume))
+        model = str(sft(taught, resume=resume, view=view))
         if not _is_done(taught.run, taught.steps):
             return None
     reinforced = config.reinforced(model)
     trained = grpo(reinforced, resume=resume, view=view)
     if trained is None or not _is_done(reinforced.run, reinforced.steps):
         return None
-    return _kept(trained, config.result)
+    result = _kept(trained, config.result)
+    if config.general is not None:
+        view.say("unrelated questions, before and after")
+        for source, file in ((model, config.general_before), (str(result), config.general_after)):
+            ask_general(config.general, source, file, threads=config.threads)
+    return result
 
 
 def check_disjoint(task: Task, held_in: Sequence[Problem], held_out: Sequence[Problem]) -> None:
