@@ -13,7 +13,15 @@ from mohist.engine.engine import Engine, EngineConfig
 from mohist.engine.runner import DecoderRunner
 from mohist.kernels import load_ops
 from mohist.llm import LLM
-from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig, RopeConfig
+from mohist.model.config import (
+    DecoderConfig,
+    DenseConfig,
+    GqaConfig,
+    LayerConfig,
+    MlaConfig,
+    MoeConfig,
+    RopeConfig,
+)
 from mohist.model.load import init_decoder, load_decoder
 from mohist.model.save import save_decoder
 from mohist.tasks.library.arithmetic import ArithmeticConfig
@@ -33,23 +41,39 @@ TASK = ArithmeticConfig(
 END = len(CHARACTERS) + SPECIAL.index("<|end|>")
 
 
-def save_tiny(folder: Path, *, seed: int = 0, std: float = 0.1, max_positions: int = 64) -> Path:
+DENSE = LayerConfig(mixer=GqaConfig(num_heads=2, num_kv_heads=1, head_dim=16), mlp=DenseConfig(width=64))
+LATENT = LayerConfig(
+    mixer=MlaConfig(num_heads=2, q_rank=32, kv_rank=32, nope_dim=16, rope_dim=16, value_dim=16),
+    mlp=MoeConfig(
+        num_experts=8,
+        top_k=2,
+        width=32,
+        shared_width=32,
+        scoring="sigmoid",
+        selection_bias=True,
+        renormalize=True,
+        scale=2.0,
+    ),
+)
+"""As in DeepSeek-V3: latent attention, routed experts and a shared one."""
+
+
+def save_tiny(folder: Path, *, seed: int = 0, std: float = 0.1, layer: LayerConfig = DENSE) -> Path:
     """Write the model with random weights, as a Hugging Face folder."""
     vocabulary = {character: token for token, character in enumerate(CHARACTERS)}
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(text, special=True) for text in SPECIAL])
-    layer = LayerConfig(mixer=GqaConfig(num_heads=2, num_kv_heads=1, head_dim=16), mlp=DenseConfig(width=64))
     config = DecoderConfig(
-        family="llama",
+        family="llama" if layer is DENSE else "deepseek_v3",
         vocab_size=backend.get_vocab_size(),
         hidden_size=32,
         layers=(layer, layer),
-        rope=RopeConfig(dim=16),
+        rope=RopeConfig(dim=16, interleaved=layer is not DENSE),
         norm_eps=1e-5,
         tie_embeddings=False,
-        max_positions=max_positions,
+        max_positions=64,
         eos_tokens=(END,),
     )
     save_decoder(init_decoder(config, load_ops(threads=1), seed=seed, std=std), folder)

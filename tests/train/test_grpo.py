@@ -15,13 +15,14 @@ from mohist.errors import ConfigError, RequestError
 from mohist.evaluate.evaluate import EvaluateConfig
 from mohist.train import grpo as grpo_module
 from mohist.train.advantages import AdvantageConfig, Overlong
+from mohist.train.extras import ExtrasConfig
 from mohist.train.grpo import GrpoConfig, grpo, plan
 from mohist.train.losses import PolicyConfig
 from mohist.train.optim import OptimConfig
 from mohist.train.run import RunConfig
 from mohist.train.sampler import SamplingConfig
 from mohist.train.terminal import Quiet
-from tests.rollout.tiny import TASK, save_tiny
+from tests.rollout.tiny import LATENT, TASK, save_tiny
 
 ONE_TOKEN = SamplingConfig(max_tokens=1)
 EVALUATION = EvaluateConfig(split="train", num_problems=12, max_tokens=1)
@@ -88,6 +89,18 @@ def test_it_learns_on_policy(model: Path, tmp_path: Path) -> None:
     ledger = json.loads((tmp_path / "ledger.json").read_text())
     assert ledger["rollout"]["completion_tokens"] == len(rows)
     assert ledger["total"]["flops"] > ledger["train"]["flops"] > 0
+
+
+def test_experts_are_routed_alike(tmp_path: Path) -> None:
+    """Latent attention and experts whose routers learn: the same experts in sampler and trainer."""
+    model = save_tiny(tmp_path / "model", layer=LATENT)
+    extras = ExtrasConfig(bias_rate=0.01, balance=1e-3, mtp=0)
+    changes: dict[str, Any] = {"problems_per_step": 12, "group_size": 16, "extras": extras, "steps": 15}
+    grpo(config(model, tmp_path / "run", **changes))
+    rows = logged(tmp_path / "run")
+    assert {row["mismatch"] for row in rows} == {0.0}
+    assert all(row["expert_overload"] > 0 for row in rows)
+    assert sum(row["reward"] for row in rows[-3:]) > 2 * sum(row["reward"] for row in rows[:3])
 
 
 def test_a_random_reward_teaches_nothing(model: Path, tmp_path: Path) -> None:
@@ -254,3 +267,24 @@ def test_the_plan_counts_before_anything_starts(
     text = plan(config(model, tmp_path / "run"))
     assert "288 samples" in text
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingConfig(max_tokens=3, temperature=0.7),
+        SamplingConfig(max_tokens=3, temperature=1.3, top_k=5),
+        SamplingConfig(max_tokens=3, top_p=0.8),
+        SamplingConfig(max_tokens=3, temperature=0.8, top_k=9, top_p=0.9),
+    ],
+    ids=lambda one: f"{one.temperature}-{one.top_k}-{one.top_p}",
+)
+def test_the_trainer_scores_what_was_sampled(model: Path, tmp_path: Path, sampling: SamplingConfig) -> None:
+    """With the whole distribution in the ratio, top-p 0.8 alone would bias it to 0.9 (TRL issue 6789)."""
+    task = dataclasses.replace(TASK, extract=("number",), format_weight=0.5)
+    grpo(config(model, tmp_path, task=task, sampling=sampling, policy=PolicyConfig(kl=0.1), steps=4))
+    rows = logged(tmp_path)
+    assert {row.get("mismatch", 0.0) for row in rows} == {0.0}
+    taught = [row for row in rows if "mismatch" in row]
+    assert taught
+    assert all(row["importance"] == 1 and row["clipped"] == 0 for row in taught)

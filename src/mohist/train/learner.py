@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mohist.errors import ConfigError
 from mohist.kernels.autograd import TrainingOps
+from mohist.kernels.sampling import TokenScores
 from mohist.kernels.threads import one_thread
 from mohist.model.decoder import Decoder
 from mohist.train.batch import Batch, pack
@@ -21,7 +22,7 @@ from mohist.train.losses import Loss
 from mohist.train.meters import Meters
 from mohist.train.optim import OptimConfig, Optimizer
 from mohist.train.ranks import ALONE, Ranks
-from mohist.types import Sample
+from mohist.types import Sample, SamplingParams
 
 __all__ = ["Learner", "score"]
 
@@ -40,15 +41,20 @@ class Learner:
         *,
         total_steps: int,
         extras: ExtrasConfig | None = None,
+        sampling: SamplingParams | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        """Without `extras`, routers keep their biases and MTP modules their weights."""
+        """Without `extras`, routers keep their biases and MTP modules their weights.
+
+        Logprobs of targets are those under the distribution that `sampling` samples from.
+        """
         if not isinstance(decoder.ops, TrainingOps):
             raise ConfigError("the decoder's ops record no gradients: build it with TrainingOps(ops)")
         self.decoder, self.ranks = decoder, ranks
         self.optimizer = Optimizer(decoder, config, total_steps=total_steps)
         self.extras = extras or ExtrasConfig(bias_rate=0, balance=0, mtp=0)
         self.routers = Routers(decoder)
+        self.sampling = sampling
 
     @property
     def _needs_whole_samples(self) -> bool:
@@ -70,9 +76,10 @@ class Learner:
         """Add the gradients of the loss over `batches`.
 
         Returns "loss" (the weighted sum; likewise "balance_loss" and "mtp_loss" where the extras ask for
-        them), "logprob" (the mean), what the loss reports, counts, and, for sampled tokens, "mismatch": the
-        largest difference to the sampler's logprobs. Before the first `optim_step` on samples of these
-        weights that is 0.0 where trainer and sampler are exact; after it, drift.
+        them), "logprob" and "target_entropy" (means over targets, in nats), what the loss reports, counts,
+        and, for sampled tokens, "mismatch": the largest difference to the sampler's logprobs. Before the
+        first `optim_step` on samples of these weights that is 0.0 where trainer and sampler are exact; after
+        it, drift.
         """
         meters = Meters()
         for batch in self.ranks.mine(batches):
@@ -95,7 +102,7 @@ class Learner:
         meters = Meters()
         with torch.no_grad():
             for batch in self.ranks.mine(batches):
-                logprobs_J = score(self.decoder, batch)
+                logprobs_J = score(self.decoder, batch, self.sampling)
                 losses_J, values = loss(logprobs_J, batch)
                 meters.add(batch, losses_J, logprobs_J, values)
         return meters.summary(self.ranks)
@@ -131,12 +138,12 @@ class Learner:
         """Forward, then the gradients of small tensors by hand, then all the way back from those."""
         assert not (batch.is_shared and self._needs_whole_samples), "pack with share=False"
         hidden_TD = _hidden(self.decoder, batch)
-        logprobs_J = _logprobs(self.decoder, hidden_TD, batch.rows_J, batch.targets_J)
+        logprobs_J, entropies_J = _scores(self.decoder, hidden_TD, batch, self.sampling)
         leaf_J = logprobs_J.detach().requires_grad_()
         with one_thread():
             losses_J, values = loss(leaf_J, batch)
             (gradient_J,) = torch.autograd.grad(losses_J, leaf_J, batch.weights_J)
-        meters.add(batch, losses_J.detach(), leaf_J.detach(), values)
+        meters.add(batch, losses_J.detach(), leaf_J.detach(), {**values, "target_entropy": entropies_J})
         roots, gradients = [logprobs_J], [gradient_J]
         for root, gradient in (*self._drafts(batch, hidden_TD, meters), *self._balance(batch, meters)):
             roots.append(root)
@@ -171,20 +178,23 @@ class Learner:
         for k, draft in enumerate(drafts(batch, depth)):
             positions_T = batch.attend.positions_T
             hidden_TD = self.decoder.draft(hidden_TD, draft.next_tokens_T, positions_T, batch.attend, depth=k)
-            logprobs_J = _logprobs(self.decoder, hidden_TD, draft.rows_J, draft.targets_J)
+            rows_JD = hidden_TD.index_select(0, draft.rows_J)
+            logprobs_J = self.decoder.logprobs(rows_JD, draft.targets_J)
             weights_J = draft.weights_J * (self.extras.mtp / depth)
             meters.add_sum("mtp_loss", -logprobs_J.detach(), weights_J)
             yield logprobs_J, -weights_J
 
 
-def score(decoder: Decoder, batch: Batch) -> Tensor:
-    """Log-probability [J] of every target."""
-    return _logprobs(decoder, _hidden(decoder, batch), batch.rows_J, batch.targets_J)
+def score(decoder: Decoder, batch: Batch, sampling: SamplingParams | None = None) -> Tensor:
+    """Log-probability [J] of every target, under the distribution that `sampling` samples from."""
+    return _scores(decoder, _hidden(decoder, batch), batch, sampling).logprobs_T
 
 
 def _hidden(decoder: Decoder, batch: Batch) -> Tensor:
     return decoder(batch.tokens_T, batch.attend.positions_T, batch.attend)
 
 
-def _logprobs(decoder: Decoder, hidden_TD: Tensor, rows_J: Tensor, targets_J: Tensor) -> Tensor:
-    return decoder.logprobs(hidden_TD.index_select(0, rows_J), targets_J)
+def _scores(
+    decoder: Decoder, hidden_TD: Tensor, batch: Batch, sampling: SamplingParams | None
+) -> TokenScores:
+    return decoder.scores(hidden_TD.index_select(0, batch.rows_J), batch.targets_J, sampling)

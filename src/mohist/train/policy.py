@@ -39,8 +39,9 @@ class Policy:
             config.optim,
             total_steps=config.steps * config.inner_epochs,
             extras=config.extras,
+            sampling=config.sampling.params(),
         )
-        self.reference = Reference(self.model.decoder) if config.policy.kl else None
+        self.reference = Reference(self.model.decoder, self.learner.sampling) if config.policy.kl else None
         self.loop: dict[str, Any] = {}
         """What `save` was given, of the checkpoint that the run goes on from."""
         if run.checkpoint is not None:
@@ -61,7 +62,9 @@ class Policy:
         if not self.sampler.exact:
             with torch.no_grad():
                 batches = [
-                    dataclasses.replace(batch, old_logprobs_J=score(self.model.decoder, batch))
+                    dataclasses.replace(
+                        batch, old_logprobs_J=score(self.model.decoder, batch, self.learner.sampling)
+                    )
                     for batch in batches
                 ]
         return list(batches) if self.reference is None else self.reference.scored(batches)

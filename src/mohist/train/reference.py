@@ -12,6 +12,7 @@ from torch import Tensor
 from mohist.model.decoder import Decoder
 from mohist.train.batch import Batch
 from mohist.train.learner import score
+from mohist.types import SamplingParams
 
 __all__ = ["Reference"]
 
@@ -19,8 +20,8 @@ __all__ = ["Reference"]
 class Reference:
     """A copy of everything in a decoder that training changes. Frozen tensors are not copied."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+    def __init__(self, decoder: Decoder, sampling: SamplingParams | None = None) -> None:
+        self._decoder, self._sampling = decoder, sampling
         self._changing = {
             name: parameter
             for name, parameter in decoder.named_parameters()
@@ -40,7 +41,7 @@ class Reference:
         """
         with torch.no_grad(), self._in_place():
             return [
-                dataclasses.replace(batch, reference_logprobs_J=score(self._decoder, batch))
+                dataclasses.replace(batch, reference_logprobs_J=score(self._decoder, batch, self._sampling))
                 for batch in batches
             ]
 
