@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +40,33 @@ def write_config(folder: Path, **changes: str) -> Path:
     return path
 
 
-def start(config: Path, folder: Path, *options: str, **environment: str) -> subprocess.Popen[bytes]:
-    """`mohist sft` as a process."""
+@contextlib.contextmanager
+def started(
+    config: Path, folder: Path, *options: str, **environment: str
+) -> Generator[subprocess.Popen[bytes]]:
+    """`mohist sft` as a process, which is gone after the block."""
     words = ["-m", "mohist", "sft", str(config), "--run.folder", str(folder), *options]
     variables = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"} | environment
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, *words], env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def finish(process: subprocess.Popen[bytes]) -> Path:
     """Wait for the end; the folder that it printed."""
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate()
     assert process.returncode == 0, err.decode()
     return Path(out.decode().strip().splitlines()[-1])
+
+
+def run(config: Path, folder: Path, *options: str) -> Path:
+    """From start to end."""
+    with started(config, folder, *options) as process:
+        return finish(process)
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

@@ -19,10 +19,13 @@ def free_port() -> int:
 
 def test_two_ranks_are_one(tmp_path: Path) -> None:
     config = runs.write_config(tmp_path)
-    alone = runs.finish(runs.start(config, tmp_path / "alone"))
+    alone = runs.run(config, tmp_path / "alone")
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    started = [runs.start(config, tmp_path / "both", RANK=str(rank), **shared) for rank in range(2)]
-    both, same = (runs.finish(process) for process in started)
+    with (
+        runs.started(config, tmp_path / "both", RANK="0", **shared) as first,
+        runs.started(config, tmp_path / "both", RANK="1", **shared) as second,
+    ):
+        both, same = runs.finish(first), runs.finish(second)
     assert both == same
     expected, found = runs.metrics(tmp_path / "alone"), runs.metrics(tmp_path / "both")
     assert found[0].keys() == expected[0].keys()
