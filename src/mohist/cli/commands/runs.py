@@ -19,6 +19,7 @@ EXAMPLES = """\
   mohist runs runs/countdown
   mohist runs runs/a runs/b
   mohist runs --json
+  mohist runs --tensorboard events
 """
 
 FIGURES = {
@@ -78,6 +79,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[Path("runs")],
         help="a folder of runs, or runs to compare (default: runs)",
     )
+    parser.add_argument(
+        "--tensorboard", type=Path, metavar="OUT", help="write the metrics as event files, a folder a run"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object a run")
 
 
@@ -85,7 +89,12 @@ def run(args: argparse.Namespace) -> int:
     """Print a row for each run, or a column where runs are named, with what differs in their configs."""
     folders = [run for folder in args.folders for run in found(folder)]
     rows = [read(folder) for folder in folders]
-    if args.json:
+    if args.tensorboard is not None:
+        from mohist.train.tensorboard import export_events
+
+        for row in rows:
+            print(export_events(row.folder, args.tensorboard / row.name))
+    elif args.json:
         for row in rows:
             print(json.dumps(as_json(row)))
     elif len(args.folders) > 1 or len(rows) == 1:
