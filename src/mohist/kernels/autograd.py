@@ -50,7 +50,8 @@ class TrainingOps:
         residual: Tensor | None = None,
     ) -> Tensor:
         """See `Ops.linear`."""
-        return _Linear.apply(self, weights, x_TK, bias, residual, *(w.source for w in weights))
+        factors = (x for w in weights if w.factors is not None for x in (w.factors.a_RK, w.factors.b_NR))
+        return _Linear.apply(self, weights, x_TK, bias, residual, *(w.source for w in weights), *factors)
 
     def linear_grouped(self, x_TNK: Tensor, weights: Sequence[Weight]) -> Tensor:
         """See `Ops.linear_grouped`."""
@@ -145,9 +146,9 @@ class _Linear(Function):
         x_TK: Tensor,
         bias_N: Grad,
         residual_TN: Grad,
-        *sources: Grad,
+        *sources_and_factors: Grad,
     ) -> Tensor:
-        ctx.save_for_backward(x_TK, *sources)
+        ctx.save_for_backward(x_TK, *sources_and_factors)
         ctx.gradients, ctx.weights = outer.gradients, weights
         return outer.ops.linear(x_TK, weights, bias=bias_N, residual=residual_TN)
 
@@ -156,9 +157,13 @@ class _Linear(Function):
     def backward(ctx: Any, dy_TN: Tensor) -> Grads:
         x_TK, *_ = ctx.saved_tensors
         _, _, wants_x, wants_bias, wants_residual, *wants = ctx.needs_input_grad
+        wants = wants[: len(ctx.weights)]
         dx_TK, dsources = ctx.gradients.linear(dy_TN, x_TK, ctx.weights, wants_x=wants_x, wants=wants)
         dbias_N = ctx.gradients.bias(dy_TN) if wants_bias else None
-        return None, None, dx_TK, dbias_N, dy_TN if wants_residual else None, *dsources
+        parts = dy_TN.split([w.out_features for w in ctx.weights], dim=1)
+        adapted = ((part, w.factors) for part, w in zip(parts, ctx.weights, strict=True) if w.factors)
+        dfactors = (d for part, factors in adapted for d in ctx.gradients.factors(part, x_TK, factors))
+        return None, None, dx_TK, dbias_N, dy_TN if wants_residual else None, *dsources, *dfactors
 
 
 class _LinearGrouped(Function):

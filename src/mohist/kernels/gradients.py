@@ -20,7 +20,7 @@ from torch import Tensor
 from mohist.kernels.ops import LANES, AttentionSpec, KvCache, Ops, RouteSpec, RowPlan
 from mohist.kernels.sampling import score_twin
 from mohist.kernels.twin import TorchOps, places, route_weights
-from mohist.kernels.weight import Weight
+from mohist.kernels.weight import Factors, Weight
 from mohist.types import SamplingParams
 
 __all__ = ["Experts", "Gradients", "TorchGradients", "dense"]
@@ -57,6 +57,10 @@ class Gradients(Protocol):
         add_to: Sequence[Grad] | None = None,
     ) -> tuple[Grad, list[Grad]]:
         """Of x and of the matrices, added to the gradients `add_to` in place, if there are any."""
+        ...
+
+    def factors(self, dy_TN: Tensor, x_TK: Tensor, factors: Factors) -> tuple[Tensor, Tensor]:
+        """Of A [R, K] and B [N, R], without that of their product."""
         ...
 
     def bias(self, dy_TN: Tensor) -> Tensor:
@@ -159,6 +163,12 @@ class TorchGradients:
             if total is not None and own is not None:
                 total += own
         return dx_TK, list(add_to)
+
+    def factors(self, dy_TN: Tensor, x_TK: Tensor, factors: Factors) -> tuple[Tensor, Tensor]:
+        """See `Gradients.factors`."""
+        da_RK = (dy_TN @ factors.b_NR).T @ x_TK
+        db_NR = dy_TN.T @ (x_TK @ factors.a_RK.T)
+        return factors.scale * da_RK, factors.scale * db_NR
 
     def bias(self, dy_TN: Tensor) -> Tensor:
         """See `Gradients.bias`."""

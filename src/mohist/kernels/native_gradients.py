@@ -20,7 +20,7 @@ from mohist.kernels.gradients import Experts, dense
 from mohist.kernels.native import NativeOps
 from mohist.kernels.operands import cache_struct, distribution, plan_struct, pointer, rows_contiguous
 from mohist.kernels.ops import AttentionSpec, KvCache, RouteSpec, RowPlan
-from mohist.kernels.weight import Weight
+from mohist.kernels.weight import Factors, Weight
 from mohist.types import SamplingParams
 
 __all__ = ["NativeGradients"]
@@ -96,6 +96,20 @@ class NativeGradients:
             )
         )
         return dx_TK, dmatrices
+
+    def factors(self, dy_TN: Tensor, x_TK: Tensor, factors: Factors) -> tuple[Tensor, Tensor]:
+        """See `Gradients.factors`."""
+        dy_TN, x_TK = _rows(dy_TN), _rows(x_TK)
+        thin_TR, dthin_TR = torch.empty(2, len(x_TK), len(factors.a_RK))
+        self._multiply(
+            _Product(x_TK, factors.a_RK.T.contiguous(), thin_TR),
+            _Product(dy_TN, _rows(factors.b_NR), dthin_TR),
+        )
+        da_RK, db_NR = torch.empty(factors.a_RK.shape), torch.empty(factors.b_NR.shape)
+        self._multiply(
+            _Product(dthin_TR, x_TK, da_RK, transposed=True), _Product(dy_TN, thin_TR, db_NR, transposed=True)
+        )
+        return da_RK.mul_(factors.scale), db_NR.mul_(factors.scale)
 
     def bias(self, dy_TN: Tensor) -> Tensor:
         """See `Gradients.bias`."""

@@ -15,7 +15,7 @@ own bits in another order: values d*q (q8_0), d*(q - 8) (q4_0), d*q + m (q4_1).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mohist.kernels.memory import huge_pages
 
-__all__ = ["BLOCK", "PANEL", "Weight", "WeightFormat", "bytes_per_block", "is_quantized"]
+__all__ = ["BLOCK", "PANEL", "Factors", "Weight", "WeightFormat", "bytes_per_block", "is_quantized"]
 
 WeightFormat = Literal["f32", "bf16", "q8_0", "q4_0", "q4_1"]
 
@@ -49,6 +49,14 @@ def bytes_per_block(weight_format: WeightFormat) -> int:
     return BLOCK * _DTYPES[weight_format].itemsize
 
 
+class Factors(NamedTuple):
+    """Two thin matrices of which scale * B A is a part of a matrix [N, K] (LoRA)."""
+
+    a_RK: Tensor
+    b_NR: Tensor
+    scale: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Weight:
     """One packed matrix [out_features, in_features]; made by `from_dense` or `from_rows`."""
@@ -60,6 +68,8 @@ class Weight:
     """1-D and contiguous: float32 or bfloat16 entries, or the bytes of the quantised blocks."""
     source: Tensor | None = None
     """The float32 [N, K] that `data` was packed from, when gradients have to flow to it."""
+    factors: Factors | None = None
+    """A part of what `data` was packed from, when gradients have to flow to that alone (only in `linear`)."""
 
     @classmethod
     def empty(
@@ -156,6 +166,10 @@ class Weight:
     def with_source(self, source: Tensor | None) -> Weight:
         """The same packed weight, with gradients flowing to `source`."""
         return replace(self, source=source)
+
+    def with_factors(self, factors: Factors) -> Weight:
+        """The same packed weight, with gradients flowing to `factors`."""
+        return replace(self, factors=factors)
 
     def _blocks(self) -> tuple[Tensor, Tensor]:
         """Views of `data`: scales as bytes [P, B, S, 32] (16 rows x f16), quants [P, B, G, 16, 4]."""

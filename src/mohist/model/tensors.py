@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from mohist.kernels.threads import one_thread
-from mohist.kernels.weight import Weight
+from mohist.kernels.weight import Factors, Weight
 
 __all__ = ["FusedVector", "LowRank", "Matrix", "Vector"]
 
@@ -104,7 +101,7 @@ class Matrix(nn.Module):
         if self._version != low_rank.version:
             weight.update(low_rank.sum())
             self._version = low_rank.version
-        return weight.with_source(low_rank.source(weight)) if torch.is_grad_enabled() else weight
+        return weight.with_factors(low_rank.factors) if torch.is_grad_enabled() else weight
 
     def _parts(self, matrix: Tensor) -> tuple[Tensor, ...]:
         return matrix.unbind(0) if len(self.shape) == 3 else (matrix,)
@@ -131,24 +128,10 @@ class LowRank(nn.Module):
         with torch.no_grad(), one_thread():
             return torch.addmm(self.base.to_dense(), self.b, self.a, alpha=self.scale)
 
-    def source(self, weight: Weight) -> Tensor:
-        """The matrix that `weight` packs, through which gradients flow to A and B."""
-        return _Sum.apply(weight, self.a, self.b, self.scale)
-
-
-class _Sum(Function):
-    @staticmethod
-    def forward(ctx: Any, weight: Weight, a_RK: Tensor, b_NR: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(a_RK, b_NR)
-        ctx.scale = scale
-        return weight.to_dense()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dw_NK: Tensor) -> tuple[Tensor | None, ...]:
-        a_RK, b_NR = ctx.saved_tensors
-        with one_thread():
-            return None, (b_NR.T @ dw_NK).mul_(ctx.scale), (dw_NK @ a_RK.T).mul_(ctx.scale), None
+    @property
+    def factors(self) -> Factors:
+        """The two as gradients flow to them."""
+        return Factors(self.a, self.b, self.scale)
 
 
 class Vector(nn.Module):
