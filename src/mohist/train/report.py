@@ -19,6 +19,7 @@ from mohist.train.charts import LEFT, RIGHT, WIDTH, Chart
 from mohist.train.curves import charts
 from mohist.train.logs import read_metrics
 from mohist.train.progress import duration
+from mohist.types import Problem
 from mohist.weights.files import write_whole
 
 __all__ = ["write_report"]
@@ -77,11 +78,11 @@ def _header(folder: Path, rows: Sequence[Mapping[str, Any]], evaluations: Sequen
     tiles: list[tuple[str, str]] = []
     if evaluations:
         first, last = (evaluations[i][1][0] for i in (0, -1))
-        tiles.append((_change(first.accuracy, last.accuracy, "{:.1%}"), f"accuracy, {last.title}"))
+        tiles.append((_change(_percent(first.accuracy), _percent(last.accuracy)), f"accuracy, {last.title}"))
     if steps and "reward" in steps[0]:
         tenth = max(1, len(steps) // 10)
         ends = [_mean([row["reward"] for row in part]) for part in (steps[:tenth], steps[-tenth:])]
-        tiles.append((_change(*ends, "{:.3f}"), "reward, first and last tenth"))
+        tiles.append((_change(*(f"{end:.3f}" for end in ends)), "reward, first and last tenth"))
     mismatches = [row["mismatch"] for row in steps if "mismatch" in row]
     if mismatches:
         worst = max(mismatches)
@@ -108,8 +109,12 @@ def _what(folder: Path) -> str:
     return f"{model} {config['task']['name']}: {how}"
 
 
-def _change(first: float, last: float, spelling: str) -> str:
-    return f"<i>{spelling.format(first)} →</i> {spelling.format(last)}".replace("%", " %")
+def _change(first: str, last: str) -> str:
+    return f"<i>{first} →</i> {last}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -146,14 +151,14 @@ def _before_and_after(evaluations: Sequence[tuple[int, list[Evaluation]]]) -> st
         for step, one in ((first_step, a), (last_step, b))
     ]
     rows = [
-        ("accuracy", [f"{one.accuracy:.1%}" for _, one in names]),
-        ("95 % interval", ["{:.1%} – {:.1%}".format(*one.accuracy_interval) for _, one in names]),
+        ("accuracy", [_percent(one.accuracy) for _, one in names]),
+        ("95 % interval", [" – ".join(map(_percent, one.accuracy_interval)) for _, one in names]),
         *(
-            (f"pass@{k}", [f"{one.pass_at(k)[0]:.1%}" if k in one.ks else "" for _, one in names])
+            (f"pass@{k}", [_percent(one.pass_at(k)[0]) if k in one.ks else "" for _, one in names])
             for k in sorted({k for _, one in names for k in one.ks})
         ),
         ("tokens, mean", [f"{one.summary['tokens']:.1f}" for _, one in names]),
-        ("cut off", [f"{one.summary['truncated']:.1%}" for _, one in names]),
+        ("cut off", [_percent(one.summary["truncated"]) for _, one in names]),
         ("problems", [f"{len(one.results)}" for _, one in names]),
     ]
     comparisons = [
@@ -177,9 +182,14 @@ def _pair(after: Result, before: Result, steps: tuple[int, int]) -> str:
     )
     return (
         f'<article class="card"><header><p>{escape(_short(after.problem.question))}</p>'
-        f'<div class="soft small">{escape(after.problem.id)}</div></header>'
+        f'<div class="soft small">{escape(_name(after.problem))}</div></header>'
         f'<div class="pair">{cells}</div></article>'
     )
+
+
+def _name(problem: Problem) -> str:
+    """The problem's id, where it says more than the question."""
+    return "" if problem.id == problem.question else problem.id
 
 
 def _answer(answer: GradedAnswer, title: str) -> str:
