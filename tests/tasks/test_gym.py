@@ -93,6 +93,22 @@ def test_a_scorer_that_rewards_nonsense_is_refused() -> None:
 
 
 @needs_gym
+def test_a_scorer_that_raises_finds_an_answer_wrong_if_it_approves_of_its_own() -> None:
+    from reasoning_gym.factory import create_dataset
+
+    dataset = create_dataset("prime_factorization", seed=0, size=1)
+    entry = dataset[0]
+    assert gym._score(dataset, entry["answer"], entry) == (1.0, "")
+    score, note = gym._score(dataset, "banana", entry)
+    assert score == 0.0
+    assert note.startswith("the scorer raised ValueError: invalid literal for int()")
+    with pytest.raises(ValueError, match="invalid literal"):
+        gym._score(dataset, "banana", entry | {"answer": None})
+    with pytest.raises(ValueError, match="invalid literal"):
+        gym._score(dataset, "banana", entry | {"answer": "cherry"})
+
+
+@needs_gym
 def test_mistakes_come_out_of_the_jail() -> None:
     if reason := no_jail():
         pytest.skip(f"NOT TESTED: {reason}")

@@ -77,9 +77,9 @@ def test_too_few_problems_is_an_error_that_says_so() -> None:
     ("table", "message"),
     [
         ({"name": "cuntdown"}, "task.name = 'cuntdown': no such name; did you mean countdown?"),
-        ({"name": "countdown", "largst": 9}, "task.largst: no such key; did you mean task.largest?"),
+        ({"name": "countdown", "larges": 9}, "task.larges: no such key; did you mean task.largest?"),
         ({"name": "countdown", "num_numbers": 1}, "task.num_numbers = 1: it must be 2 to 8"),
-        ({"name": "countdown", "question": "{numbr}"}, "it may hold {numbers}, {operators}, {target}"),
+        ({"name": "countdown", "question": "{nummer}"}, "it may hold {numbers}, {operators}, {target}"),
         ({"name": "countdown", "question": "{"}, "task.question = '{'"),
         ({"name": "arithmetic", "num_terms": [3, 2]}, "task.num_terms = (3, 2)"),
         ({"name": "algebra", "kinds": []}, "task.kinds is empty"),
@@ -225,7 +225,7 @@ def test_reward_weighs_the_parts() -> None:
 
 def test_an_error_in_a_grader_is_an_error_that_names_problem_and_grader() -> None:
     def judge(answer: str, expected: Any) -> Verdict:
-        return RIGHT if answer == expected["vlaue"] else wrong("")
+        return RIGHT if answer == expected["val"] else wrong("")
 
     config = ArithmeticConfig()
     problem = arithmetic_problem(config, [1, 2], ["+"])

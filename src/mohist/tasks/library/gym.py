@@ -151,12 +151,12 @@ class Gym:
         if self._evaluates and may_call(answer):
             return wrong("it holds Python that could call something")
         try:
-            score = self._workers.ask({"index": expected["index"], "answer": answer})
+            score, note = self._workers.ask({"index": expected["index"], "answer": answer})
         except OutOfLimits as error:
             return wrong(f"scoring it takes {error}")
         if not self._config.partial_credit:
             score = float(score >= 1.0)
-        return Verdict(score, "" if score == 1.0 else f"not {expected['answer']!r:.200}")
+        return Verdict(score, "" if score == 1.0 else note or f"not {expected['answer']!r:.200}")
 
 
 def _key(problem: Problem) -> str:
@@ -241,7 +241,17 @@ def handle(state: Any, request: Any) -> Any:
     dataset = state(seed=int.from_bytes(digest))
     if "first" in request:
         return [(entry["question"], entry["answer"]) for entry in (dataset[i] for i in range(BATCH))]
-    return float(dataset.score_answer(request["answer"], dataset[number % BATCH]))
+    return _score(dataset, request["answer"], dataset[number % BATCH])
+
+
+def _score(dataset: Any, answer: str, entry: Any) -> tuple[float, str]:
+    """Score and note. A scorer that raises finds an answer wrong if it still approves of its own."""
+    try:
+        return float(dataset.score_answer(answer, entry)), ""
+    except Exception as error:
+        if entry["answer"] is None or dataset.score_answer(str(entry["answer"]), entry) < 1.0:
+            raise
+        return 0.0, f"the scorer raised {type(error).__name__}: {error}"[:300]
 
 
 CONFIG = GymConfig
