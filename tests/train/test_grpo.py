@@ -17,12 +17,13 @@ from mohist.train import grpo as grpo_module
 from mohist.train.advantages import AdvantageConfig, Overlong
 from mohist.train.extras import ExtrasConfig
 from mohist.train.grpo import GrpoConfig, grpo, plan
+from mohist.train.lora import LoraConfig
 from mohist.train.losses import PolicyConfig
 from mohist.train.optim import OptimConfig
 from mohist.train.run import RunConfig
 from mohist.train.sampler import SamplingConfig
 from mohist.train.terminal import Quiet
-from tests.rollout.tiny import LATENT, TASK, save_tiny
+from tests.rollout.tiny import LATENT, TASK, load_tiny, save_tiny
 
 ONE_TOKEN = SamplingConfig(max_tokens=1)
 EVALUATION = EvaluateConfig(split="train", num_problems=12, max_tokens=1)
@@ -288,3 +289,17 @@ def test_the_trainer_scores_what_was_sampled(model: Path, tmp_path: Path, sampli
     taught = [row for row in rows if "mismatch" in row]
     assert taught
     assert all(row["importance"] == 1 and row["clipped"] == 0 for row in taught)
+
+
+def test_lora_is_on_policy_too_and_ends_in_one_model(model: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"lora": LoraConfig(rank=4), "policy": PolicyConfig(kl=0.1), "steps": 4}
+    merged = grpo(config(model, tmp_path / "whole", **changes))
+    assert merged == tmp_path / "whole" / "model"
+    assert load_tiny(merged).decoder.config == load_tiny(model).decoder.config
+    rows = logged(tmp_path / "whole")
+    assert {row["mismatch"] for row in rows} == {0.0}
+    assert rows[-1]["kl"] > 0
+    broken = config(model, tmp_path / "broken", **changes)
+    grpo(broken, view=StopsAt(4))
+    grpo(broken, resume=True)
+    assert weights(tmp_path / "broken", 4) == weights(tmp_path / "whole", 4)
