@@ -21,6 +21,9 @@ _EFFICIENCY = 0.5
 _FULL_BYTES, _FROZEN_BYTES = 20, 8
 """A trained number: itself, packed, its gradient, AdamW's means. A frozen one under LoRA: packed twice."""
 
+_LOGIT_ROWS = 1024
+"""Rows whose logits exist at one time, and their gradients."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
@@ -36,7 +39,7 @@ class Plan:
     recompute: bool
     is_lora: bool = False
     passes: float = 3.0
-    """Forward passes that a row is worth: forward and backward are 3."""
+    """Forward passes that a row is worth: forward and backward are 3, with LoRA 2."""
     extra_bytes: int = 0
     """Beside what training itself needs: a cache of keys and values, further copies of weights."""
     prices: Prices
@@ -50,16 +53,16 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """Weights, gradients, optimiser, and the activations and logits of one micro-batch."""
+        """Weights, gradients, optimiser, the activations of one micro-batch, and the logits of some rows."""
         numbers = parameters(self.model) + mtp_parameters(self.model)
         kept = [
             self.model.hidden_size if self.recompute else _activations(self.model, x)
             for x in self.model.layers
         ]
-        logits = 2 * self.model.vocab_size
-        activations = self.max_tokens * (sum(kept) + max(map(self._once, self.model.layers)) + logits)
+        activations = self.max_tokens * (sum(kept) + max(map(self._once, self.model.layers)))
+        logits = 2 * min(self.max_tokens, _LOGIT_ROWS) * self.model.vocab_size
         weights = numbers * (_FROZEN_BYTES if self.is_lora else _FULL_BYTES)
-        return weights + 4 * activations + self.extra_bytes
+        return weights + 4 * (activations + logits) + self.extra_bytes
 
     def text(self, speed: float) -> str:
         """For people; `speed` in floating-point operations a second."""

@@ -96,7 +96,7 @@ def sft(config: SftConfig, *, resume: bool = False, view: View | None = None) ->
         for step, chosen in zip(range(run.step + 1, total + 1), order.steps(run.step), strict=False):
             batches = learner.pack(weigh([samples[i] for i in chosen], "token"), max_tokens=config.max_tokens)
             metrics = learner.forward_backward(batches, cross_entropy) | learner.optim_step()
-            cost = progress.lap(metrics["num_tokens"], passes=3 + config.recompute)
+            cost = progress.lap(metrics["num_tokens"], passes=_passes(config) + config.recompute)
             run.ledger.add("train", cost)
             if unseen and (step % config.evaluate_every == 0 or step == total):
                 seen = learner.pack(weigh(unseen, "token"), max_tokens=config.max_tokens)
@@ -129,8 +129,14 @@ def plan(config: SftConfig) -> str:
         max_tokens=min(config.max_tokens, rows),
         recompute=config.recompute,
         is_lora=config.lora is not None,
+        passes=_passes(config),
         prices=config.run.prices,
     ).text(flops_per_second(config.threads))
+
+
+def _passes(config: SftConfig) -> float:
+    """A step's work in forward passes: itself, gradients of activations, and those of matrices."""
+    return 3.0 if config.lora is None else 2.0
 
 
 def _data(config: SftConfig, model: DecoderConfig, chat: Chat) -> tuple[list[Sample], list[Sample]]:
