@@ -215,6 +215,17 @@ def test_algebra_answers_may_name_the_unknowns() -> None:
     assert grade(config, problem, f"\\boxed{{{x}}}").note.startswith("not 2 number(s)")
 
 
+@pytest.mark.parametrize("config", GENERATED, ids=lambda config: config.name)
+@given(st.text() | st.text(alphabet="0123456789+-*/()=,.xy \\{}$eE^"))
+def test_any_answer_can_be_judged(config: TaskConfig, answer: str) -> None:
+    task = config.make()
+    problem = task.problems("test", 1)[0]
+    for content in (answer, f"\\boxed{{{answer}}}", f"Answer: {answer}"):
+        found = task.grade(problem, Message(role="assistant", content=content))
+        assert found.reward in (0.0, 1.0)
+        assert (found.note == "") == (found.reward == 1.0)
+
+
 def test_reward_weighs_the_parts() -> None:
     config = ArithmeticConfig(format_weight=0.5, language="zh", language_weight=0.25)
     problem = arithmetic_problem(config, [1, 2], ["+"])

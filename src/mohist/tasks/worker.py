@@ -40,6 +40,8 @@ class Service(Protocol):
 def main(module: str, setup: Any) -> None:
     """Serve until the host leaves. A message: {"request", "cpu_s", "wall_s", "memory_bytes"}."""
     host = Host()
+    # A fork has the one thread that forked; threads of a numerical library would only be missing in it.
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     try:
         service = cast(Service, importlib.import_module(module))
         state = service.start(setup)
@@ -56,14 +58,15 @@ def main(module: str, setup: Any) -> None:
         except EOFError:
             return
         work = partial(service.handle, state, message["request"])
-        host.write(_reply(work, message["cpu_s"], message["wall_s"], message["memory_bytes"]))
+        host.write(_reply(host, work, message["cpu_s"], message["wall_s"], message["memory_bytes"]))
 
 
-def _reply(work: Callable[[], Any], cpu_s: int, wall_s: float, memory_bytes: int) -> Any:
+def _reply(host: Host, work: Callable[[], Any], cpu_s: int, wall_s: float, memory_bytes: int) -> Any:
     """What a fork makes of `work`: {"value": ...}, {"limit": TEXT} or {"error": TEXT}."""
     incoming, outgoing = os.pipe()
     child = os.fork()
     if child == 0:
+        host.leave()
         os.close(incoming)
         with os.fdopen(outgoing, "wb") as pipe:
             pipe.write(_confined(work, cpu_s, wall_s, memory_bytes))

@@ -20,6 +20,22 @@ __all__ = ["CONFIG", "MathConfig", "handle", "start"]
 MOST_CHARACTERS = 2000
 """Longer answers are wrong: no reference is that long, and the parser takes more than linear time."""
 
+TRIALS = (
+    ("\\frac{1}{2}", "0.5", True),
+    ("\\frac{1}{2}", "\\frac{1}{3}", False),
+    ("\\sqrt{18}", "3\\sqrt{2}", True),
+    ("x^2 - 1", "(x - 1)(x + 1)", True),
+    ("x^2 - 1", "x^2 + 1", False),
+    ("\\{1, 3\\}", "\\{3, 1\\}", True),
+    ("(0, 5]", "(0,5]", True),
+    ("[0, 5]", "(0,5]", False),
+    ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}1\\\\3\\end{pmatrix}", False),
+    ("\\sin(2x) + \\log_2 8", "2\\sin(x)\\cos(x) + 3", True),
+    ("y = 2x + 1", "y = 1 + 2x", True),
+    ("\\pi", "3.2", False),
+)
+"""Expected, given, equal. Trying them also builds tables of parser and sympy, for every fork to have."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MathConfig(GraderConfig):
@@ -84,10 +100,11 @@ def _bare(text: str) -> str:
 
 def start(_setup: Any) -> None:
     """See `mohist.tasks.worker.Service`. An error if math-verify does not tell right from wrong here."""
-    for answer, equal in (("0.5", True), ("\\frac{2}{4}", True), ("\\frac{1}{3}", False), ("x", False)):
-        note = handle(None, {"expected": "\\frac{1}{2}", "answer": answer})
+    for expected, answer, equal in TRIALS:
+        note = handle(None, {"expected": expected, "answer": answer})
         if (note == "") != equal:
-            raise RuntimeError(f"math-verify is not in order: it says of 1/2 and {answer}: {note or 'equal'}")
+            said = note or "equal"
+            raise RuntimeError(f"math-verify is not in order: it says of {expected} and {answer}: {said}")
 
 
 def handle(_state: Any, request: Any) -> str:

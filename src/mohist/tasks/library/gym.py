@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from mohist.errors import ConfigError, TaskError
 from mohist.tasks.answers import Place
@@ -86,18 +86,16 @@ class Gym:
         self._evaluates = bool(self._workers.ask({"evaluates": True}, limits=DRAWING))
         for problem in self._batch(0)[:CHECKED]:
             right = problem.answer["answer"]
-            faults = (
-                [f"full marks for {NONSENSE!r}"]
-                if self._judge(NONSENSE, problem.answer).accuracy == 1.0
-                else []
-            )
+            if self._judge(NONSENSE, problem.answer).accuracy == 1.0:
+                self._distrust(problem, f"full marks for {NONSENSE!r}")
             if right is not None and self._judge(str(right), problem.answer).accuracy < 1.0:
-                faults.append(f"not full marks for its own answer {right!r:.80}")
-            if faults:
-                raise TaskError(
-                    f"the scorer of {self._config.generator} is not to be trusted: it gives {faults[0]}, "
-                    f"asked {problem.question!r:.200}; choose another generator"
-                )
+                self._distrust(problem, f"less than full marks for its own answer {right!r:.80}")
+
+    def _distrust(self, problem: Problem, gives: str) -> NoReturn:
+        raise TaskError(
+            f"the scorer of {self._config.generator} is not to be trusted: it gives {gives}, asked "
+            f"{problem.question!r:.200}; choose another generator"
+        )
 
     def problems(self, split: Split, count: int, *, seed: int = 0) -> list[Problem]:
         """See `Task`."""

@@ -75,6 +75,11 @@ class Host:
             raise EOFError
         return json.loads(line)
 
+    def leave(self) -> None:
+        """Close the pipes, so that a fork has no part in the conversation."""
+        self._incoming.close()
+        self._outgoing.close()
+
     def write(self, message: Any) -> None:
         """Send one line. TypeError or ValueError, with nothing sent, if JSON cannot hold `message`."""
         line = json.dumps(message).encode() + b"\n"
