@@ -55,6 +55,12 @@ class Books:
             )
         return {one.title: one.summary for one in evaluations}
 
+    def close_start(self, metrics: Mapping[str, Any]) -> None:
+        """Log what was done before the first step as step 0, if anything was."""
+        costs, self._costs = self._costs, {}
+        if costs:
+            self._run.log(0, {**metrics, **_times(costs)})
+
     def close_step(
         self, step: int, asked: Asked, advantages: Sequence[Sequence[float]], metrics: Mapping[str, Any]
     ) -> None:
@@ -62,8 +68,7 @@ class Books:
         costs, self._costs = self._costs, {}
         rollout, train = costs["rollout"], costs["train"]
         timing = {
-            "seconds": sum(cost.seconds for cost in costs.values()),
-            **{f"{name}_s": cost.seconds for name, cost in costs.items()},
+            **_times(costs),
             "prompt_tokens": rollout.prompt_tokens,
             "cached_tokens": rollout.cached_tokens,
             "completion_tokens": rollout.completion_tokens,
@@ -81,6 +86,12 @@ class Books:
     def _book(self, name: str, cost: Cost) -> None:
         self._costs[name] = self._costs.get(name, Cost()) + cost
         self._run.ledger.add(name, cost)
+
+
+def _times(costs: Mapping[str, Cost]) -> dict[str, float]:
+    """Seconds in all, and of each cost."""
+    parts = {f"{name}_s": cost.seconds for name, cost in costs.items()}
+    return {"seconds": sum(parts.values()), **parts}
 
 
 def _rows(asked: Asked, advantages: Sequence[Sequence[float]]) -> list[dict[str, Any]]:

@@ -124,8 +124,9 @@ def grpo(config: GrpoConfig, *, resume: bool = False, view: View | None = None) 
         books = Books(run, llm, view)
         examiner = Examiner(config, task, llm, view, stop)
         order = _order(config, policy.loop, examiner, books)
-        if config.evaluate_every and run.step == 0:
-            run.log(0, {"evaluation": books.evaluated(0, examiner.evaluate())})
+        if run.step == 0:
+            start = examiner.evaluate() if config.evaluate_every else []
+            books.close_start({"evaluation": books.evaluated(0, start)} if start else {})
 
         step, state = run.step, order.state()
         while step < config.steps and not stop.requested:
