@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mohist.data.shards import Shards, Window, documents, write_shards
+from mohist.data.shards import Shards, documents, write_shards
 from mohist.errors import DataError
 
 
@@ -69,4 +69,4 @@ def test_unfinished_or_changed_folders_are_refused(tmp_path: Path) -> None:
 
 def test_windows_of_a_long_document_overlap_by_one(tmp_path: Path) -> None:
     shards = write_shards(tmp_path, [list(range(8))], vocab_size=10)
-    assert shards.windows(3) == [Window(0, 4), Window(3, 7), Window(6, 8)]
+    assert shards.windows(3).tolist() == [[0, 4], [3, 7], [6, 8]]

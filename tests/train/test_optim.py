@@ -13,6 +13,7 @@ from mohist.kernels.autograd import TrainingOps
 from mohist.kernels.twin import TorchOps
 from mohist.model.decoder import Decoder
 from mohist.model.load import init_decoder
+from mohist.train.lora import LoraConfig, add_lora
 from mohist.train.optim import OptimConfig, Optimizer, learning_rate
 from tests.exact.models import CONFIGS
 
@@ -177,6 +178,10 @@ def test_settings_out_of_range_are_named() -> None:
     for name, value in (("lr", -1.0), ("ema", 1.0), ("final_lr", 2.0), ("eps", 0.0), ("clip_norm", -1.0)):
         with pytest.raises(ConfigError, match=f"{name} = {value}"):
             OptimConfig(**{name: value})  # ty: ignore[invalid-argument-type]
+    adapted = decoder("llama")
+    add_lora(adapted, LoraConfig(rank=2), seed=0)
+    with pytest.raises(ConfigError, match="'muon': it trains whole matrices"):
+        Optimizer(adapted, OptimConfig(optimizer="muon"), total_steps=1)
     frozen = decoder()
     for parameter in frozen.parameters():
         parameter.requires_grad_(False)

@@ -7,8 +7,8 @@ and `index.json`, which is written last: a folder without it is not finished. It
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,9 @@ import numpy as np
 from mohist.data.jsonl import read_rows
 from mohist.errors import DataError
 
-__all__ = ["Shards", "Window", "documents", "write_shards"]
+__all__ = ["Shards", "documents", "write_shards"]
 
 _INDEX = "index.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Tokens `start` to `end` of a shard's file: a document or a part of one."""
-
-    start: int
-    end: int
 
 
 class Shards:
@@ -43,24 +35,25 @@ class Shards:
         self.ends = _map(folder / "ends.bin", np.dtype("<i8"), int(index["num_documents"]))
         """Where each document ends in `tokens` (int64)."""
 
-    def windows(self, max_tokens: int) -> list[Window]:
-        """Every document, those over `max_tokens` + 1 tokens in parts.
+    def windows(self, max_tokens: int) -> np.ndarray:
+        """Every document as (start, end) in `tokens`, [W, 2] int64; long ones in parts.
 
+        A part has at most `max_tokens` + 1 tokens.
         Parts overlap by a token, the last of one being the first of the next, so that every token but a
         document's first is predicted once, from at most `max_tokens` tokens before it. Documents of a
         single token are left out.
         """
-        found: list[Window] = []
-        start = 0
-        for end in self.ends.tolist():
-            for first in range(start, end - 1, max_tokens):
-                found.append(Window(first, min(first + max_tokens + 1, end)))
-            start = end
-        return found
+        ends = np.asarray(self.ends)
+        starts = np.concatenate(([0], ends[:-1]))
+        counts = np.maximum(-(-(ends - starts - 1) // max_tokens), 0)
+        before = np.repeat(np.cumsum(counts) - counts, counts)
+        first = np.repeat(starts, counts) + max_tokens * (np.arange(counts.sum()) - before)
+        return np.stack((first, np.minimum(first + max_tokens + 1, np.repeat(ends, counts))), axis=1)
 
-    def read(self, window: Window) -> tuple[int, ...]:
-        """The tokens of a window."""
-        return tuple(self.tokens[window.start : window.end].tolist())
+    def read(self, window: np.ndarray) -> tuple[int, ...]:
+        """The tokens of one window."""
+        start, end = window.tolist()
+        return tuple(self.tokens[start:end].tolist())
 
 
 def documents(paths: Iterable[Path]) -> Iterator[str]:
@@ -83,6 +76,9 @@ def write_shards(folder: Path, documents: Iterable[list[int]], *, vocab_size: in
             num_documents += 1
             tokens_file.write(np.asarray(tokens, dtype=dtype).tobytes())
             ends_file.write(np.asarray([end], dtype="<i8").tobytes())
+        for file in (tokens_file, ends_file):
+            file.flush()
+            os.fsync(file.fileno())
     if end == 0:
         raise DataError(f"{folder}: there is not a single token in the documents")
     index = {

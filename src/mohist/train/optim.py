@@ -101,6 +101,10 @@ class Optimizer:
         if not self.parameters:
             raise ConfigError("the model has no trainable tensor: load it with trainable=True, or add LoRA")
         matrices = _matrices(decoder) if config.optimizer == "muon" else {}
+        if config.optimizer == "muon" and not matrices:
+            raise ConfigError(
+                "optimizer = 'muon': it trains whole matrices, and here (LoRA) are none; use adamw"
+            )
         rest = {name: p for name, p in self.parameters.items() if name not in matrices}
         self._groups: list[tuple[torch.optim.Optimizer, dict[str, Tensor]]] = []
         if rest:

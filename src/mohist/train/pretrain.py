@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from mohist.chat.chat import Chat
 from mohist.data.order import Order, held_out
-from mohist.data.shards import Shards, Window, documents, write_shards
+from mohist.data.shards import Shards, documents, write_shards
 from mohist.errors import ConfigError, DataError
 from mohist.model.config import DecoderConfig
 from mohist.train.extras import ExtrasConfig
@@ -104,7 +106,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, view: View | None 
             metrics = learner.forward_backward(batches, cross_entropy) | learner.optim_step()
             cost = progress.lap(metrics["num_tokens"], passes=3 + config.recompute)
             run.ledger.add("train", cost)
-            if unseen and (step % config.evaluate_every == 0 or step == total):
+            if len(unseen) and (step % config.evaluate_every == 0 or step == total):
                 samples = weigh([_sample(shards, window) for window in unseen], "token")
                 found = learner.evaluate(learner.pack(samples, max_tokens=config.max_tokens), cross_entropy)
                 metrics["held_out_loss"] = found["loss"]
@@ -127,7 +129,8 @@ def plan(config: PretrainConfig) -> str:
         windows, _ = _windows(config, outline, _shards(config, chat, Path(folder), ALONE))
     order = _order(config, windows)
     total = config.steps or order.num_steps(config.passes)
-    rows = sum(windows[i].end - windows[i].start - 1 for step in islice(order.steps(), total) for i in step)
+    lengths = (windows[:, 1] - windows[:, 0]).tolist()
+    rows = sum(lengths[i] - 1 for step in islice(order.steps(), total) for i in step)
     return Plan(
         model=outline,
         num_samples=len(windows),
@@ -157,10 +160,8 @@ def _tokens(config: PretrainConfig, chat: Chat) -> Iterator[list[int]]:
         yield tokenizer.prompt(text) + end
 
 
-def _windows(
-    config: PretrainConfig, model: DecoderConfig, shards: Shards
-) -> tuple[list[Window], list[Window]]:
-    """What is learnt, and what is held out."""
+def _windows(config: PretrainConfig, model: DecoderConfig, shards: Shards) -> tuple[np.ndarray, np.ndarray]:
+    """What is learnt, and what is held out (see `Shards.windows`)."""
     known, most = model.vocab_size, model.max_positions
     if shards.vocab_size > known:
         raise DataError(f"{shards.folder}: tokens up to {shards.vocab_size - 1}, but the model knows {known}")
@@ -168,17 +169,15 @@ def _windows(
         raise ConfigError(f"context = {config.context}: the model is made for at most {most} tokens")
     windows = shards.windows(config.context)
     kept = held_out(len(windows), config.held_out_share, config.seed)
-    training = [window for window, out in zip(windows, kept, strict=True) if not out]
-    if not training:
+    if kept.all():
         raise DataError(f"{shards.folder}: nothing is left to train on; lower held_out_share, or add text")
-    return training, [window for window, out in zip(windows, kept, strict=True) if out]
+    return windows[~kept], windows[kept]
 
 
-def _order(config: PretrainConfig, windows: Sequence[Window]) -> Order:
-    sizes = [window.end - window.start for window in windows]
-    return Order(sizes, per_step=config.tokens_per_step, seed=config.seed)
+def _order(config: PretrainConfig, windows: np.ndarray) -> Order:
+    return Order(windows[:, 1] - windows[:, 0], per_step=config.tokens_per_step, seed=config.seed)
 
 
-def _sample(shards: Shards, window: Window) -> Sample:
+def _sample(shards: Shards, window: np.ndarray) -> Sample:
     tokens = shards.read(window)
     return Sample(tokens=tokens, weights=(0.0,) + (1.0,) * (len(tokens) - 1))
