@@ -1,9 +1,9 @@
-"""Files with one JSON object a line, read whole, with every fault reported before anything starts."""
+"""Files with one JSON object a line, of which every faulty line is reported."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,30 +16,37 @@ T = TypeVar("T")
 _MOST_FAULTS = 20
 
 
-def read_rows(path: Path, parse: Callable[[dict[str, Any]], T]) -> list[T]:
-    """`parse` of the object in every line that is not empty.
+def read_rows(path: Path, parse: Callable[[dict[str, Any]], T]) -> Iterator[T]:
+    """`parse` of the object in every line that is not empty, one after another.
 
-    `parse` says what is wrong with a row by raising ValueError. Raises DataError with the number of each
-    faulty line and what was expected there; the first 20 faults are listed.
+    `parse` says what is wrong with a row by raising ValueError. If any line was faulty, DataError is raised at
+    the end, with the number of each and what was expected there; the first 20 faults are listed.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    rows: list[T] = []
     faults: list[str] = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                rows.append(parse(_object(line)))
-            except ValueError as error:
-                faults.append(f"line {number}: {error}")
+    count = 0
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        count += 1
+        try:
+            row = parse(_object(line))
+        except ValueError as error:
+            faults.append(f"line {number}: {error}")
+        else:
+            yield row
     if faults:
         more = f"\n  ... and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
         raise DataError(f"{path}: " + "\n  ".join(["faulty lines:", *faults[:_MOST_FAULTS]]) + more)
-    if not rows:
+    if not count:
         raise DataError(f"{path}: holds no row; expected one JSON object a line")
-    return rows
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            yield from file
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _object(line: bytes) -> dict[str, Any]:

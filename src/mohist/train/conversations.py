@@ -31,7 +31,7 @@ def read_samples(path: Path, chat: Chat) -> list[list[Sample]]:
         except ChatError as error:
             raise ValueError(str(error)) from error
 
-    return read_rows(path, parse)
+    return list(read_rows(path, parse))
 
 
 def _samples(row: Mapping[str, Any], chat: Chat) -> list[Sample]:
