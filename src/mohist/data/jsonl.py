@@ -19,8 +19,8 @@ _MOST_FAULTS = 20
 def read_rows(path: Path, parse: Callable[[dict[str, Any]], T]) -> Iterator[T]:
     """`parse` of the object in every line that is not empty, one after another.
 
-    `parse` says what is wrong with a row by raising ValueError. If any line was faulty, DataError is raised at
-    the end, with the number of each and what was expected there; the first 20 faults are listed.
+    `parse` says what is wrong with a row by raising ValueError. If any line was faulty, DataError is raised
+    at the end, with the number of each and what was expected there; the first 20 faults are listed.
     """
     faults: list[str] = []
     count = 0
