@@ -18,6 +18,7 @@ from mohist.model.load import init_decoder
 from mohist.model.tensors import Matrix
 from mohist.train.extras import ExtrasConfig
 from mohist.train.learner import Learner
+from mohist.train.lora import LoraConfig, add_lora
 from mohist.train.losses import PolicyConfig, cross_entropy, policy_loss
 from mohist.train.optim import OptimConfig
 from mohist.train.weights import weigh
@@ -103,24 +104,32 @@ def assert_same_weights(a: Decoder, b: Decoder) -> None:
         assert torch.equal(mine, theirs), name
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_threads_change_no_bit(optimizer: str) -> None:
-    trained = []
-    before = torch.get_num_threads()
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        decoder = fresh_decoder("deepseek_v3", TrainingOps(ops(threads)))
-        config = OptimConfig(lr=1e-3, optimizer=optimizer)  # ty: ignore[invalid-argument-type]
-        one = Learner(decoder, config, total_steps=3, extras=EXTRAS)
-        metrics = []
-        for seed in range(3):
-            batches = one.pack(weigh(made.texts(12, seed=seed), "token"), max_tokens=200)
-            metrics.append(one.forward_backward(batches, cross_entropy) | one.optim_step())
-        trained.append((decoder, metrics))
-    torch.set_num_threads(before)
+@pytest.mark.parametrize("kind", ["adamw", "muon", "policy", "lora"])
+def test_threads_change_no_bit(kind: str) -> None:
+    trained = [trained_on(threads, kind) for threads in (1, 2)]
     (one_thread, first), (two_threads, second) = trained
     assert first == second
     assert_same_weights(one_thread, two_threads)
+
+
+def trained_on(threads: int, kind: str) -> tuple[Decoder, list[dict[str, float]]]:
+    """A decoder after three steps, and what they reported."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    decoder = fresh_decoder("deepseek_v3", TrainingOps(ops(threads)))
+    if kind == "lora":
+        add_lora(decoder, LoraConfig(rank=3), seed=0)
+    config = OptimConfig(lr=1e-3, optimizer="muon" if kind == "muon" else "adamw")
+    extras = ExtrasConfig(bias_rate=0.01, balance=0, mtp=0) if kind == "policy" else EXTRAS
+    one = Learner(decoder, config, total_steps=3, extras=extras)
+    loss = policy_loss(PolicyConfig()) if kind == "policy" else cross_entropy
+    metrics = []
+    for seed in range(3):
+        samples = made.answers(3, 4, seed=seed) if kind == "policy" else made.texts(12, seed=seed)
+        batches = one.pack(weigh(samples, "token"), max_tokens=200)
+        metrics.append(one.forward_backward(batches, loss) | one.optim_step())
+    torch.set_num_threads(before)
+    return decoder, metrics
 
 
 @pytest.mark.parametrize("name", ["qwen2", "deepseek_v3"])
