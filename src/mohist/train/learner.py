@@ -59,8 +59,8 @@ class Learner:
     @property
     def _needs_whole_samples(self) -> bool:
         """Whether an extra loss looks at samples row by row, so that no row can belong to two."""
-        drafts = self.extras.mtp and self.decoder.config.mtp_layers
-        return bool(drafts or (self.extras.balance and self.routers.loads))
+        drafting = self.extras.mtp and self.decoder.config.mtp_layers
+        return bool(drafting or (self.extras.balance and self.routers.loads))
 
     @property
     def step_count(self) -> int:
@@ -98,13 +98,14 @@ class Learner:
             return metrics | self.routers.rebalance(self.extras.bias_rate)
 
     def evaluate(self, batches: Sequence[Batch], loss: Loss) -> dict[str, float]:
-        """What `forward_backward` returns, without gradients."""
+        """What `forward_backward` returns, without gradients and without the extras."""
         meters = Meters()
         with torch.no_grad():
             for batch in self.ranks.mine(batches):
-                logprobs_J = score(self.decoder, batch, self.sampling)
-                losses_J, values = loss(logprobs_J, batch)
-                meters.add(batch, losses_J, logprobs_J, values)
+                scores = _scores(self.decoder, _hidden(self.decoder, batch), batch, self.sampling)
+                losses_J, values = loss(scores.logprobs_T, batch)
+                values = {**values, "target_entropy": scores.entropies_T}
+                meters.add(batch, losses_J, scores.logprobs_T, values)
         return meters.summary(self.ranks)
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:

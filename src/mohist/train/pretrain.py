@@ -119,7 +119,9 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, view: View | None 
                 run.save(step, model, learner.state())
             if ends:
                 break
-        return run.checkpoint_at(learner.step_count) if stop.requested else finish(run, model, learner)
+        if learner.step_count < total:
+            return run.checkpoint_at(learner.step_count)
+        return finish(run, model, learner)
 
 
 def plan(config: PretrainConfig) -> str:
