@@ -353,6 +353,8 @@ def library_path(folder: Path | None = None) -> Path | None:
             names.append("mohist_v3")
         if {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= flags:
             names.append("mohist_v4")
+            if "avx512_vnni" in flags:
+                names.append("mohist_v4_vnni")
     elif machine in ("aarch64", "arm64"):
         names.append("mohist_arm")
     for name in reversed(names):

@@ -62,13 +62,18 @@ struct Attention {
     float* e;
 
     template <int R, int P> void groups(const float* const (&q)[R], int64_t j) const {
-      const float* panel[P];
-      for (int p = 0; p < P; p++) panel[p] = self.keys(table, head, j + 16 * p);
+      const float *panel[P], *next[P];
+      for (int p = 0; p < P; p++) {
+        panel[p] = self.keys(table, head, j + 16 * p);
+        next[p] = j + 16 * (p + P) < end ? self.keys(table, head, j + 16 * (p + P)) : panel[p];
+      }
       Accumulators<R, P> acc;
       acc.clear();
-      acc.add_products(q, panel, self.cache.key_dim);
-      const vf scale = set1(self.a.scale);
-      acc.each([&](int r, int c, vf v) { store(e + r * (end - begin) + (j - begin) + 8 * c, mul(v, scale)); });
+      acc.add_products(q, panel, self.cache.key_dim, 16, [&](int64_t k) MOHIST_INLINE_LAMBDA {
+        repeat<P>([&](auto p) { prefetch(next[p] + 16 * k); });
+      });
+      const vp scale = fill16(self.a.scale);
+      acc.each([&](int r, int p, vp v) { store(e + r * (end - begin) + (j - begin) + 16 * p, mul(v, scale)); });
     }
 
     template <int R> void run() const {
@@ -112,33 +117,43 @@ struct Attention {
     const float* total;
 
     template <int R> void run() const {
+      constexpr int P = tile_panels<R>();
       const int64_t dim = self.cache.value_dim;
-      for (int64_t d = 0; d < dim; d += 16) {
-        const int64_t columns = std::min<int64_t>(16, dim - d);
-        Accumulators<R, 1> acc;
-        acc.clear();
-        for (int64_t j = first; j <= last;) {
-          const int64_t count = std::min((j / 16 + 1) * 16, last + 1) - j;
-          const float* x[R];
-          for (int r = 0; r < R; r++) x[r] = e + r * (end - begin) + (j - begin);
-          const float* v = self.values(table, head, j) + d;
-          if (columns == 16) {
-            const float* const panel[1] = {v};
-            acc.add_products(x, panel, count, dim);
-          } else {  // do not read past the end of a row
-            float padded[16 * 16] = {};
-            for (int64_t i = 0; i < count; i++) std::copy(v + i * dim, v + i * dim + columns, padded + 16 * i);
-            const float* const panel[1] = {padded};
-            acc.add_products(x, panel, count);
-          }
-          j += count;
+      int64_t d = 0;
+      for (; d + 16 * P <= dim; d += 16 * P) columns<R, P>(d, 16 * P);
+      for (; d < dim; d += 16) columns<R, 1>(d, std::min<int64_t>(16, dim - d));
+    }
+
+    // Entries [d, d + count) of the values; count is 16 P, or less with P = 1.
+    template <int R, int P> void columns(int64_t d, int64_t count) const {
+      const int64_t dim = self.cache.value_dim;
+      Accumulators<R, P> acc;
+      acc.clear();
+      for (int64_t j = first; j <= last;) {
+        const int64_t keys = std::min((j / 16 + 1) * 16, last + 1) - j;
+        const float* x[R];
+        repeat<R>([&](auto r) { x[r] = e + r * (end - begin) + (j - begin); });
+        const float* v = self.values(table, head, j) + d;
+        const float* panel[P];
+        repeat<P>([&](auto p) { panel[p] = v + 16 * p; });
+        if (count == 16 * P) {
+          const float* next = j + 16 <= last ? self.values(table, head, (j / 16 + 1) * 16) + d : v;
+          acc.add_products(x, panel, keys, dim, [&](int64_t k) MOHIST_INLINE_LAMBDA {
+            repeat<P>([&](auto p) { prefetch(next + k * dim + 16 * p); });
+          });
+        } else {  // do not read past the end of a row
+          float padded[16 * 16] = {};
+          for (int64_t i = 0; i < keys; i++) std::copy(v + i * dim, v + i * dim + count, padded + 16 * i);
+          panel[0] = padded;
+          acc.add_products(x, panel, keys);
         }
-        acc.each([&](int r, int c, vf v) {
-          float o[8];
-          store(o, div(v, set1(total[r])));
-          if (8 * c < columns) std::copy(o, o + std::min<int64_t>(8, columns - 8 * c), pairs[r].y + d + 8 * c);
-        });
+        j += keys;
       }
+      acc.each([&](int r, int p, vp sum) {
+        float o[16];
+        store(o, div(sum, fill16(total[r])));
+        std::copy(o, o + std::min<int64_t>(16, count), pairs[r].y + d + 16 * p);
+      });
     }
   };
 
@@ -154,9 +169,9 @@ struct Attention {
       repeat<R>([&](auto r) { x[r] = latent + 16 * r; });
       const float* const panel[1] = {e};
       Accumulators<R, 1> acc;
-      repeat<R>([&](auto r) { acc.a[r][0] = load(sum + 16 * r), acc.a[r][1] = load(sum + 16 * r + 8); });
+      repeat<R>([&](auto r) { acc.a[r][0] = load16(sum + 16 * r); });
       acc.add_products(x, panel, count);
-      acc.each([&](int r, int c, vf v) { store(sum + 16 * r + 8 * c, v); });
+      acc.each([&](int r, int, vp v) { store(sum + 16 * r, v); });
     }
   };
 
@@ -173,7 +188,7 @@ struct Attention {
         for (int64_t r = 0; r < task.pairs; r++) turned[16 * i + r] = e[r * (end - begin) + (j - begin) + i];
       const float* latent = keys(table, task.head, j) + j % 16;
       for (int64_t d = 0; d < dim; d += kTileRows)
-        with_rows(std::min(kTileRows, dim - d), LatentValues{latent + 16 * d, turned, count, sum + 16 * d});
+        with_rows<kTileRows>(std::min(kTileRows, dim - d), LatentValues{latent + 16 * d, turned, count, sum + 16 * d});
       j += count;
     }
     for (int64_t r = 0; r < task.pairs; r++)
@@ -194,12 +209,16 @@ struct Attention {
     const Tiles tiles(task.pairs);
     for (int64_t t = 0; t < tiles.count; t++) {
       const int64_t r = tiles.begin(t);
-      with_rows(tiles.size(t), Scores{*this, table, task.head, begin, end, pairs + r, e + r * width});
+      with_rows<kTileRows>(tiles.size(t), Scores{*this, table, task.head, begin, end, pairs + r, e + r * width});
+    }
+    if (cache.values) {  // on their way while the exponentials are computed
+      const float* v = values(table, task.head, first);
+      for (int64_t i = 0; i < 16 * cache.value_dim; i += 16) prefetch(v + i);
     }
     float total[kLatentPairs];
     for (int64_t i = 0; i < task.pairs; i++) total[i] = exponentials(pairs[i], e + i * width, begin, end);
     if (cache.values)
-      with_rows(task.pairs, Values{*this, table, task.head, begin, end, first, last, pairs, e, total});
+      with_rows<kTileRows>(task.pairs, Values{*this, table, task.head, begin, end, first, last, pairs, e, total});
     else
       latent_values(task, table, begin, end, first, last, pairs, e, total, e + task.pairs * width);
   }
@@ -228,7 +247,7 @@ void attention(mohist_pool& pool, const mohist_attention_args& a) {
 void store(mohist_pool& pool, const mohist_store_args& a) {
   const mohist_cache& cache = *a.cache;
   const int64_t groups = cache.block_size / 16;
-  const int64_t per_task = 32;
+  const int64_t per_task = 4;
   pool.parallel((a.rows + per_task - 1) / per_task, [&](int64_t task, int) {
     for (int64_t t = task * per_task; t < std::min(a.rows, (task + 1) * per_task); t++) {
       const int64_t position = a.plan->positions[t], offset = position % cache.block_size;

@@ -6,6 +6,10 @@
 
 #include "tile.h"
 
+#if defined(MOHIST_AVX512) && defined(__AVX512VNNI__)
+#define MOHIST_VNNI 1
+#endif
+
 namespace mohist {
 namespace {
 
@@ -24,19 +28,18 @@ const uint8_t* panel_data(const mohist_weight& w, int64_t panel) {
   return static_cast<const uint8_t*>(w.data) + panel * panel_bytes(w);
 }
 
-// Adds bias and residual to 8 columns of a row and writes those that exist.
-inline void finish(const Product& p, int64_t row, int64_t column, vf value) {
+// Adds bias and residual to 16 columns of a row and writes those that exist.
+inline void finish(const Product& p, int64_t row, int64_t column, vp value) {
   const int64_t columns = p.weight->n - column;
-  if (columns <= 0) return;
   float* y = p.y + row * p.y_stride + column;
   const float* residual = p.residual ? p.residual + row * p.residual_stride + column : nullptr;
-  if (columns >= 8) {
-    if (p.bias) value = add(value, load(p.bias + column));
-    if (residual) value = add(load(residual), value);
+  if (columns >= 16) {
+    if (p.bias) value = add(value, load16(p.bias + column));
+    if (residual) value = add(load16(residual), value);
     store(y, value);
     return;
   }
-  float v[8];
+  float v[16];
   store(v, value);
   for (int64_t c = 0; c < columns; c++) {
     if (p.bias) v[c] = v[c] + p.bias[column + c];
@@ -52,16 +55,23 @@ template <class W> struct FloatTile {
   static constexpr int64_t kRows = kTileRows;
   const Product& p;
   int64_t row, panel, panels;  // panels: how many are left for this task
+  bool first;                  // of the tiles of rows
 
-  template <int R, int P> void tile(int64_t first) const {
+  template <int R, int P> void tile(int64_t at) const {
     const float* x[R];
     repeat<R>([&](auto r) { x[r] = p.x + source_row(p, row + r) * p.x_stride; });
     const W* w[P];
-    repeat<P>([&](auto j) { w[j] = reinterpret_cast<const W*>(panel_data(*p.weight, first + j)); });
+    repeat<P>([&](auto j) { w[j] = reinterpret_cast<const W*>(panel_data(*p.weight, at + j)); });
     Accumulators<R, P> acc;
     acc.clear();
-    acc.add_products(x, w, p.weight->k);
-    acc.each([&](int r, int c, vf value) { finish(p, row + r, first * 16 + 8 * c, value); });
+    const int64_t ahead = P * 16 * p.weight->k;  // the next panels of the run
+    if (first && R > 2)
+      acc.add_products(x, w, p.weight->k, 16, [&](int64_t k) MOHIST_INLINE_LAMBDA {
+        repeat<P>([&](auto j) { prefetch(w[j] + ahead + 16 * k); });
+      });
+    else
+      acc.add_products(x, w, p.weight->k);
+    acc.each([&](int r, int j, vp value) { finish(p, row + r, (at + j) * 16, value); });
   }
 
   template <int R> void run() const {
@@ -74,16 +84,72 @@ template <class W> struct FloatTile {
 
 // ---- quantised weights ------------------------------------------------------------------------------------------
 
-// R rows against one panel. Integer sums of a block stay in registers; their scaled values are added in order.
+// R rows against one panel: the integer sums of a block, value(r) as numbers.
+#ifdef MOHIST_VNNI
+
+// One instruction adds four products of unsigned and signed bytes to each of 16 sums. Weights are the unsigned operand:
+// the nibbles as they are, bytes with 128 added. What that adds to the sums, they begin with taken off.
+template <int Format, int R> struct BlockSums {
+  static constexpr int kChains = R == 1 ? 4 : R == 2 ? 2 : 1;  // sums side by side, so that none waits for itself
+  __m512i s[R][kChains];
+
+  // w: the quants of a block of 16 columns.
+  MOHIST_INLINE void compute(const uint8_t* w, const QuantizedBlock* const (&x)[R]) {
+    repeat<R>([&](auto r) {
+      repeat<kChains>([&](auto i) { s[r][i] = _mm512_setzero_si512(); });
+      if constexpr (Format == MOHIST_Q8_0) s[r][0] = _mm512_set1_epi32(x[r]->minus_128_sums);
+      if constexpr (Format == MOHIST_Q4_0) s[r][0] = _mm512_set1_epi32(x[r]->minus_8_sums);
+    });
+    if constexpr (Format == MOHIST_Q8_0) {
+      const __m512i flip = _mm512_set1_epi8(-128);
+      repeat<8>([&](auto g) { add_fours(g, _mm512_xor_si512(load(w + 64 * g), flip), x, 4 * g); });
+    } else {
+      const __m512i mask = _mm512_set1_epi8(15);
+      repeat<4>([&](auto g) {
+        const __m512i v = load(w + 64 * g);
+        add_fours(number<2 * g>{}, _mm512_and_si512(v, mask), x, 4 * g);
+        add_fours(number<2 * g + 1>{}, _mm512_and_si512(_mm512_srli_epi16(v, 4), mask), x, 16 + 4 * g);
+      });
+    }
+  }
+
+  MOHIST_INLINE vp value(int r) const {
+    __m512i total = s[r][0];
+    repeat<kChains - 1>([&](auto i) { total = _mm512_add_epi32(total, s[r][i + 1]); });
+    return _mm512_cvtepi32_ps(total);
+  }
+
+  static MOHIST_INLINE __m512i load(const uint8_t* w) { return _mm512_loadu_si512(w); }
+  // Written out, since the compiler spends an instruction of its own on every broadcast.
+  static MOHIST_INLINE __m512i add_products(__m512i sum, __m512i w, const int8_t* four) {
+    using Word = int32_t __attribute__((may_alias, aligned(1)));
+    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*reinterpret_cast<const Word*>(four)));
+    return sum;
+  }
+  template <class I> MOHIST_INLINE void add_fours(I, __m512i w, const QuantizedBlock* const (&x)[R], int at) {
+    repeat<R>([&](auto r) {
+      constexpr int i = I::value % kChains;
+      s[r][i] = add_products(s[r][i], w, x[r]->q + at);
+    });
+  }
+};
+
+constexpr int64_t kQuantizedRows = 8;
+
+#else
+
 template <int Format, int R> struct BlockSums {
   vi s[R][2];
 
-  // w: the quants of a block of 16 columns; x[r]: 32 activations.
-  MOHIST_INLINE void compute(const uint8_t* w, const int8_t* const (&x)[R]) {
+  // w: the quants of a block of 16 columns.
+  MOHIST_INLINE void compute(const uint8_t* w, const QuantizedBlock* const (&x)[R]) {
     each([&](auto r, auto c) { s[r][c] = iset1(0); });
     if constexpr (Format == MOHIST_Q8_0) bytes(w, x);
     else nibbles(w, x);
+    if constexpr (Format == MOHIST_Q4_0) each([&](auto r, auto c) { s[r][c] = iadd(s[r][c], iset1(x[r]->minus_8_sums)); });
   }
+
+  MOHIST_INLINE vp value(int r) const { return pair(to_float(s[r][0]), to_float(s[r][1])); }
 
   template <class F> static MOHIST_INLINE void each(const F& f) {
     repeat<R>([&](auto r) { repeat<2>([&](auto c) { f(r, c); }); });
@@ -109,13 +175,13 @@ template <int Format, int R> struct BlockSums {
   static MOHIST_INLINE vi add_pairs(vi a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }
 
   // |w| times x with w's sign: two products of at most 128 * 127 fit in 16 bits.
-  MOHIST_INLINE void bytes(const uint8_t* w, const int8_t* const (&x)[R]) {
+  MOHIST_INLINE void bytes(const uint8_t* w, const QuantizedBlock* const (&x)[R]) {
 #pragma GCC unroll 2
     for (int g = 0; g < 8; g++) {
       const vi v[2] = {iload(w + 64 * g), iload(w + 64 * g + 32)};
       const vi size[2] = {_mm256_abs_epi8(v[0]), _mm256_abs_epi8(v[1])};
       repeat<R>([&](auto r) {
-        const vi b = broadcast4(x[r] + 4 * g);
+        const vi b = broadcast4(x[r]->q + 4 * g);
         repeat<2>([&](auto c) {
           s[r][c] = add_dwords(s[r][c], add_pairs(_mm256_maddubs_epi16(size[c], _mm256_sign_epi8(b, v[c]))));
         });
@@ -124,7 +190,7 @@ template <int Format, int R> struct BlockSums {
   }
 
   // Sixteen products of at most 15 * 127 fit in 16 bits: pairs are added only once a block.
-  MOHIST_INLINE void nibbles(const uint8_t* w, const int8_t* const (&x)[R]) {
+  MOHIST_INLINE void nibbles(const uint8_t* w, const QuantizedBlock* const (&x)[R]) {
     const vi mask = _mm256_set1_epi8(15);
 #pragma GCC unroll 2
     for (int g = 0; g < 4; g++) {
@@ -132,7 +198,7 @@ template <int Format, int R> struct BlockSums {
       const vi low[2] = {iand(v[0], mask), iand(v[1], mask)};
       const vi high[2] = {iand(_mm256_srli_epi16(v[0], 4), mask), iand(_mm256_srli_epi16(v[1], 4), mask)};
       repeat<R>([&](auto r) {
-        const vi b = broadcast4(x[r] + 4 * g), t = broadcast4(x[r] + 16 + 4 * g);
+        const vi b = broadcast4(x[r]->q + 4 * g), t = broadcast4(x[r]->q + 16 + 4 * g);
         repeat<2>([&](auto c) {
           s[r][c] = add_words(s[r][c], _mm256_maddubs_epi16(low[c], b));
           s[r][c] = add_words(s[r][c], _mm256_maddubs_epi16(high[c], t));
@@ -142,20 +208,20 @@ template <int Format, int R> struct BlockSums {
     each([&](auto r, auto c) { s[r][c] = add_pairs(s[r][c]); });
   }
 #else
-  void bytes(const uint8_t* w, const int8_t* const (&x)[R]) {
+  void bytes(const uint8_t* w, const QuantizedBlock* const (&x)[R]) {
     for (int g = 0; g < 8; g++)
       for (int r = 0; r < R; r++)
         for (int c = 0; c < 16; c++)
           for (int i = 0; i < 4; i++)
-            s[r][c / 8][c % 8] += static_cast<int8_t>(w[64 * g + 4 * c + i]) * x[r][4 * g + i];
+            s[r][c / 8][c % 8] += static_cast<int8_t>(w[64 * g + 4 * c + i]) * x[r]->q[4 * g + i];
   }
-  void nibbles(const uint8_t* w, const int8_t* const (&x)[R]) {
+  void nibbles(const uint8_t* w, const QuantizedBlock* const (&x)[R]) {
     for (int g = 0; g < 4; g++)
       for (int r = 0; r < R; r++)
         for (int c = 0; c < 16; c++)
           for (int i = 0; i < 4; i++) {
             const uint8_t byte = w[64 * g + 4 * c + i];
-            s[r][c / 8][c % 8] += (byte & 15) * x[r][4 * g + i] + (byte >> 4) * x[r][16 + 4 * g + i];
+            s[r][c / 8][c % 8] += (byte & 15) * x[r]->q[4 * g + i] + (byte >> 4) * x[r]->q[16 + 4 * g + i];
           }
   }
 #endif
@@ -163,49 +229,45 @@ template <int Format, int R> struct BlockSums {
 
 constexpr int64_t kQuantizedRows = 4;
 
-// With few rows, weights come from memory at the pace of the loop: ask for them ahead of time.
-constexpr int64_t kPrefetchBytes = 1536;
-inline void prefetch(const uint8_t* p, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+#endif
+
+// Weights come from memory: ask for them ahead of time. With few rows, at the pace of the loop; else the first tile of
+// rows asks for the panel after the one that all tiles read.
+constexpr int64_t kPrefetchBytes = 3072;
+inline void prefetch_all(const uint8_t* p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) prefetch(p + i);
 }
 
 template <int Format> struct QuantizedTile {
   static constexpr int64_t kRows = kQuantizedRows;
   const Product& p;
   int64_t row, panel, panels;
+  bool first;  // of the tiles of rows
 
   template <int R> void tile(int64_t at) const {
     const int64_t blocks = p.weight->k / 32;
     const uint8_t* w = panel_data(*p.weight, at);
-    const QuantizedRows& quantized = p.quantized;
-    const int8_t* x[R];
-    int64_t first[R];  // the row's first block
-    repeat<R>([&](auto r) {
-      const int64_t source = source_row(p, row + r);
-      x[r] = quantized.q + source * quantized.k;
-      first[r] = source * blocks;
-    });
+    const QuantizedBlock* x[R];
+    repeat<R>([&](auto r) { x[r] = p.quantized.row(source_row(p, row + r)); });
+    const int64_t ahead = R <= 2 ? kPrefetchBytes : panel_bytes(*p.weight);
     Accumulators<R, 1> acc;
     acc.clear();
     for (int64_t b = 0; b < blocks; b++) {
       const uint16_t* scales = reinterpret_cast<const uint16_t*>(w);
-      constexpr int64_t header = Format == MOHIST_Q4_1 ? 64 : 32;
-      if (R <= 2) prefetch(w + kPrefetchBytes, header + (Format == MOHIST_Q8_0 ? 512 : 256));
+      constexpr int64_t header = Format == MOHIST_Q4_1 ? 64 : 32, quants = Format == MOHIST_Q8_0 ? 512 : 256;
+      if (first) prefetch_all(w + ahead, header + quants);
       BlockSums<Format, R> sums;
       sums.compute(w + header, x);
-      const vf d[2] = {load_f16(scales), load_f16(scales + 8)};
-      acc.each([&](auto r, auto c, vf& a) {
-        if (Format == MOHIST_Q4_0) sums.s[r][c] = isub(sums.s[r][c], iset1(8 * quantized.sum[first[r] + b]));
-        a = fma(mul(d[c], broadcast(quantized.d + first[r] + b)), to_float(sums.s[r][c]), a);
-      });
+      const vp d = load16_f16(scales);
+      acc.each([&](auto r, auto, vp& a) { a = fma(mul(d, fill16(x[r]->d)), sums.value(r), a); });
       if (Format == MOHIST_Q4_1) {
-        const vf m[2] = {load_f16(scales + 16), load_f16(scales + 24)};
-        acc.each([&](auto r, auto c, vf& a) { a = fma(m[c], broadcast(quantized.d_sum + first[r] + b), a); });
+        const vp m = load16_f16(scales + 16);
+        acc.each([&](auto r, auto, vp& a) { a = fma(m, fill16(x[r]->d_sum), a); });
       }
-      repeat<R>([&](auto r) { x[r] += 32; });
-      w += header + (Format == MOHIST_Q8_0 ? 512 : 256);
+      repeat<R>([&](auto r) { x[r]++; });
+      w += header + quants;
     }
-    acc.each([&](int r, int c, vf value) { finish(p, row + r, at * 16 + 8 * c, value); });
+    acc.each([&](int r, int, vp value) { finish(p, row + r, at * 16, value); });
   }
 
   template <int R> void run() const {
@@ -219,7 +281,7 @@ template <class Tile> void run_rows(const Product& p, int64_t row, int64_t rows,
   const int64_t step = tiles.count == 1 ? panels : 1;
   for (int64_t i = 0; i < panels; i += step)
     for (int64_t t = 0; t < tiles.count; t++)
-      with_rows<Tile::kRows>(tiles.size(t), Tile{p, row + tiles.begin(t), panel + i, std::min(step, panels - i)});
+      with_rows<Tile::kRows>(tiles.size(t), Tile{p, row + tiles.begin(t), panel + i, std::min(step, panels - i), t == 0});
 }
 
 void run_block(const Product& p, int64_t row, int64_t rows, int64_t panel, int64_t panels) {
@@ -247,8 +309,9 @@ struct Cut {
   int64_t tasks() const { return row_blocks * panel_runs; }
 };
 
-void quantize_row(const float* x, int64_t k, int8_t* q, float* d, float* d_sum, int32_t* sum) {
-  for (int64_t b = 0; b < k / 32; b++, x += 32, q += 32) {
+void quantize_row(const float* x, int64_t count, QuantizedBlock* blocks) {
+  for (int64_t b = 0; b < count; b++, x += 32) {
+    QuantizedBlock& block = blocks[b];
     const vf sign = as_float(iset1(0x7fffffff));
     vf v[4], largest = set1(0.0f);
     for (int i = 0; i < 4; i++) {
@@ -272,13 +335,14 @@ void quantize_row(const float* x, int64_t k, int8_t* q, float* d, float* d_sum, 
 #ifdef MOHIST_AVX2
     const vi words = _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3]));
     const vi ordered = _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_storeu_si256(reinterpret_cast<vi*>(q), ordered);
+    _mm256_storeu_si256(reinterpret_cast<vi*>(block.q), ordered);
 #else
-    for (int i = 0; i < 32; i++) q[i] = static_cast<int8_t>(n[i / 8][i % 8]);
+    for (int i = 0; i < 32; i++) block.q[i] = static_cast<int8_t>(n[i / 8][i % 8]);
 #endif
-    d[b] = scale;
-    sum[b] = s;
-    d_sum[b] = scale * static_cast<float>(s);
+    block.d = scale;
+    block.d_sum = scale * static_cast<float>(s);
+    block.minus_8_sums = -8 * s;
+    block.minus_128_sums = -128 * s;
   }
 }
 
@@ -287,17 +351,13 @@ void quantize_row(const float* x, int64_t k, int8_t* q, float* d, float* d_sum, 
 bool is_quantized(const mohist_weight& weight) { return weight.format >= MOHIST_Q8_0; }
 
 QuantizedRows quantize_rows(mohist_pool& pool, int slot, const float* x, int64_t stride, int64_t rows, int64_t k) {
-  const int64_t blocks = k / 32;
-  int8_t* q = pool.shared(slot).get<int8_t>(rows * (k + 12 * blocks));
-  float* d = reinterpret_cast<float*>(q + rows * k);
-  float* d_sum = d + rows * blocks;
-  int32_t* sum = reinterpret_cast<int32_t*>(d_sum + rows * blocks);
-  const int64_t per_task = std::max<int64_t>(1, 16384 / k);
+  const int64_t per_row = k / 32, per_task = std::max<int64_t>(1, 16384 / k);
+  QuantizedBlock* blocks = pool.shared(slot).get<QuantizedBlock>(rows * per_row);
   pool.parallel((rows + per_task - 1) / per_task, [&](int64_t task, int) {
     for (int64_t r = task * per_task; r < std::min(rows, (task + 1) * per_task); r++)
-      quantize_row(x + r * stride, k, q + r * k, d + r * blocks, d_sum + r * blocks, sum + r * blocks);
+      quantize_row(x + r * stride, per_row, blocks + r * per_row);
   });
-  return {q, d, d_sum, sum, k};
+  return {blocks, per_row};
 }
 
 void multiply(mohist_pool& pool, const Product* products, int64_t count) {
@@ -320,7 +380,7 @@ void linear(mohist_pool& pool, const mohist_linear_args& a) {
   int64_t column = 0;
   for (int64_t i = 0; i < a.num_weights; i++) {
     const mohist_weight& w = a.weights[i];
-    if (is_quantized(w) && !quantized.q) quantized = quantize_rows(pool, 0, a.x, a.x_stride, a.rows, w.k);
+    if (is_quantized(w) && !quantized.blocks) quantized = quantize_rows(pool, 0, a.x, a.x_stride, a.rows, w.k);
     products[i] = {&w, a.x, a.x_stride, quantized, nullptr, a.rows, a.y + column, a.y_stride,
                    a.bias ? a.bias + column : nullptr, a.residual ? a.residual + column : nullptr, a.residual_stride};
     column += w.n;
@@ -341,11 +401,7 @@ void linear_grouped(mohist_pool& pool, const mohist_linear_grouped_args& a) {
     rows = quantize_rows(pool, 0, flat, k, a.rows * a.groups, k);
   }
   for (int64_t g = 0; g < a.groups; g++) {
-    QuantizedRows own = rows;
-    if (quantized) {
-      const int64_t skip = g * a.rows, blocks = k / 32;
-      own = {rows.q + skip * k, rows.d + skip * blocks, rows.d_sum + skip * blocks, rows.sum + skip * blocks, k};
-    }
+    const QuantizedRows own = quantized ? rows.from(g * a.rows) : rows;
     products[g] = {&a.weights[g], a.x + g * a.x_group_stride, a.x_stride, own, nullptr, a.rows,
                    a.y + g * a.y_group_stride, a.y_stride, nullptr, nullptr, 0};
   }

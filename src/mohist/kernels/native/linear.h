@@ -5,13 +5,19 @@
 
 namespace mohist {
 
-// Rows of 8-bit integers with a scale for every 32 of them.
+// 32 activations as 8-bit integers with a scale, and what the kernels need of their sum.
+struct QuantizedBlock {
+  int8_t q[32];
+  float d, d_sum;          // the scale, and the scale times the sum
+  int32_t minus_8_sums, minus_128_sums;
+};
+
+// Rows of such blocks, one after another.
 struct QuantizedRows {
-  const int8_t* q = nullptr;      // [rows, k]
-  const float* d = nullptr;       // [rows, k / 32]
-  const float* d_sum = nullptr;   // [rows, k / 32]: d times the sum of the block's integers
-  const int32_t* sum = nullptr;   // [rows, k / 32]
-  int64_t k = 0;
+  const QuantizedBlock* blocks = nullptr;
+  int64_t per_row = 0;
+  const QuantizedBlock* row(int64_t i) const { return blocks + i * per_row; }
+  QuantizedRows from(int64_t i) const { return {row(i), per_row}; }
 };
 
 bool is_quantized(const mohist_weight& weight);

@@ -119,11 +119,9 @@ void moe(mohist_pool& pool, const mohist_moe_args& a) {
   if (is_quantized(a.down[0])) inner = quantize_rows(pool, 0, hidden, width, pairs, width);
   count = 0;
   for (int64_t e = 0; e < a.experts; e++) {
-    const int64_t rows = begin[e + 1] - begin[e], at = begin[e], blocks = width / 32;
+    const int64_t rows = begin[e + 1] - begin[e], at = begin[e];
     if (!rows) continue;
-    QuantizedRows own = inner;
-    if (own.q) own = {inner.q + at * width, inner.d + at * blocks, inner.d_sum + at * blocks, inner.sum + at * blocks, width};
-    products[count++] = {&a.down[e], hidden + at * width, width, own, nullptr, rows, out + at * dim, dim, nullptr, nullptr, 0};
+    products[count++] = {&a.down[e], hidden + at * width, width, inner.blocks ? inner.from(at) : inner, nullptr, rows, out + at * dim, dim, nullptr, nullptr, 0};
   }
   multiply(pool, products, count);
   parallel_rows(pool, a.rows, dim * a.top_k, [&](int64_t t) {

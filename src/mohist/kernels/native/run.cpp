@@ -42,7 +42,9 @@ bool run_one(mohist_pool& pool, int64_t op, const void* args) {
 int64_t mohist_abi(void) { return MOHIST_ABI; }
 
 const char* mohist_isa(void) {
-#if defined(__AVX512F__)
+#if defined(__AVX512VNNI__)
+  return "v4 vnni";
+#elif defined(__AVX512F__)
   return "v4";
 #elif defined(__AVX2__)
   return "v3";

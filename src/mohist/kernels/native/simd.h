@@ -181,6 +181,51 @@ static inline vf load_f16(const uint16_t* p) {
 }
 #endif
 
+// ---- sixteen lanes: a panel's columns, a group's keys -------------------------------------------------------------
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
+#define MOHIST_AVX512 1
+
+using vp = __m512;
+
+static inline vp load16(const float* p) { return _mm512_loadu_ps(p); }
+static inline vp load16_bf16(const uint16_t* p) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+static inline vp load16_f16(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+static inline void store(float* p, vp a) { _mm512_storeu_ps(p, a); }
+static inline vp pair(vf low, vf high) { return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1); }
+static inline vp fill16(float a) { return _mm512_set1_ps(a); }
+static inline vp fma(vp a, vp b, vp c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vp add(vp a, vp b) { return _mm512_add_ps(a, b); }
+static inline vp mul(vp a, vp b) { return _mm512_mul_ps(a, b); }
+static inline vp div(vp a, vp b) { return _mm512_div_ps(a, b); }
+
+#else
+
+struct vp {
+  vf low, high;
+};
+
+static inline vp load16(const float* p) { return {load(p), load(p + 8)}; }
+static inline vp load16_bf16(const uint16_t* p) { return {load_bf16(p), load_bf16(p + 8)}; }
+static inline vp load16_f16(const uint16_t* p) { return {load_f16(p), load_f16(p + 8)}; }
+static inline void store(float* p, vp a) {
+  store(p, a.low);
+  store(p + 8, a.high);
+}
+static inline vp pair(vf low, vf high) { return {low, high}; }
+static inline vp fill16(float a) { return {set1(a), set1(a)}; }
+static inline vp fma(vp a, vp b, vp c) { return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)}; }
+static inline vp add(vp a, vp b) { return {add(a.low, b.low), add(a.high, b.high)}; }
+static inline vp mul(vp a, vp b) { return {mul(a.low, b.low), mul(a.high, b.high)}; }
+static inline vp div(vp a, vp b) { return {div(a.low, b.low), div(a.high, b.high)}; }
+
+#endif
+
 // The one order in which sixteen lanes, held as two vectors, become a number: i + (i + 8), then + 4, + 2, + 1.
 static inline float fold16(vf low, vf high) {
   float l[8];
