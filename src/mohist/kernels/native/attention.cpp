@@ -188,7 +188,7 @@ struct Attention {
         for (int64_t r = 0; r < task.pairs; r++) turned[16 * i + r] = e[r * (end - begin) + (j - begin) + i];
       const float* latent = keys(table, task.head, j) + j % 16;
       for (int64_t d = 0; d < dim; d += kTileRows)
-        with_rows<kTileRows>(std::min(kTileRows, dim - d), LatentValues{latent + 16 * d, turned, count, sum + 16 * d});
+        with_rows(std::min(kTileRows, dim - d), LatentValues{latent + 16 * d, turned, count, sum + 16 * d});
       j += count;
     }
     for (int64_t r = 0; r < task.pairs; r++)
@@ -209,7 +209,7 @@ struct Attention {
     const Tiles tiles(task.pairs);
     for (int64_t t = 0; t < tiles.count; t++) {
       const int64_t r = tiles.begin(t);
-      with_rows<kTileRows>(tiles.size(t), Scores{*this, table, task.head, begin, end, pairs + r, e + r * width});
+      with_rows(tiles.size(t), Scores{*this, table, task.head, begin, end, pairs + r, e + r * width});
     }
     if (cache.values) {  // on their way while the exponentials are computed
       const float* v = values(table, task.head, first);
@@ -218,7 +218,7 @@ struct Attention {
     float total[kLatentPairs];
     for (int64_t i = 0; i < task.pairs; i++) total[i] = exponentials(pairs[i], e + i * width, begin, end);
     if (cache.values)
-      with_rows<kTileRows>(task.pairs, Values{*this, table, task.head, begin, end, first, last, pairs, e, total});
+      with_rows(task.pairs, Values{*this, table, task.head, begin, end, first, last, pairs, e, total});
     else
       latent_values(task, table, begin, end, first, last, pairs, e, total, e + task.pairs * width);
   }

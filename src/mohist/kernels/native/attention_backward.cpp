@@ -177,7 +177,7 @@ class Worker {
       Accumulators<R, 1> acc;
       acc.clear();
       acc.add_products(x, panels, k);
-      acc.each([&](auto r, auto c, vf v) { store(out + (pair + r) * w.stride_ + 8 * c, v); });
+      acc.each([&](auto r, auto, vp v) { store(out + (pair + r) * w.stride_, v); });
     }
   };
   void scores() {
@@ -229,7 +229,7 @@ class Worker {
         Accumulators<R, 1> acc;
         acc.clear();
         acc.add_products(ds, panel, w.last_ + 1 - w.first_);
-        acc.each([&](auto r, auto c, vf v) { w.write(w.dq(pair + r) + d + 8 * c, v, w.key_dim_ - d - 8 * c); });
+        acc.each([&](auto r, auto, vp v) { w.write(w.dq(pair + r) + d, v, w.key_dim_ - d); });
       }
     }
   };
@@ -253,9 +253,9 @@ class Worker {
     template <int R> void run() const {
       const float* const panel[1] = {weight};
       Accumulators<R, 1> acc;
-      acc.each([&](auto r, auto c, vf& v) { v = load(sum + 16 * r + 8 * c); });
+      acc.each([&](auto r, auto, vp& v) { v = load16(sum + 16 * r); });
       add_outer_products(acc, x, x_stride, panel, pairs, weight_stride);
-      acc.each([&](auto r, auto c, vf v) { store(sum + 16 * r + 8 * c, v); });
+      acc.each([&](auto r, auto, vp v) { store(sum + 16 * r, v); });
     }
   };
   void outer(const float* x, int64_t x_stride, int64_t dim, const float* weight, float* sum, int64_t from) const {
@@ -285,9 +285,9 @@ class Worker {
         const int64_t columns = w.value_dim_ - d;
         const float* const panel[1] = {w.dy_ + from * w.value_room_ + d};
         Accumulators<R, 1> acc;
-        acc.each([&](auto r, auto c, vf& v) { v = w.read(sum + r * w.value_dim_ + d + 8 * c, columns - 8 * c); });
+        acc.each([&](auto r, auto, vp& v) { v = w.read(sum + r * w.value_dim_ + d, columns); });
         add_outer_products(acc, w.p_ + from * w.stride_ + key - w.begin_, w.stride_, panel, w.pairs_ - from, w.value_room_);
-        acc.each([&](auto r, auto c, vf v) { w.write(sum + r * w.value_dim_ + d + 8 * c, v, columns - 8 * c); });
+        acc.each([&](auto r, auto, vp v) { w.write(sum + r * w.value_dim_ + d, v, columns); });
       }
     }
   };
@@ -299,18 +299,18 @@ class Worker {
     }
   }
 
-  // up to 8 numbers, as many as there are
-  vf read(const float* p, int64_t count) const {
-    if (count >= 8) return load(p);
-    float v[8] = {};
-    if (count > 0) std::copy_n(p, count, v);
-    return load(v);
+  // up to 16 numbers, as many as there are
+  vp read(const float* p, int64_t count) const {
+    if (count >= 16) return load16(p);
+    float v[16] = {};
+    std::copy_n(p, count, v);
+    return load16(v);
   }
-  void write(float* p, vf value, int64_t count) const {
-    if (count >= 8) return store(p, value);
-    float v[8];
+  void write(float* p, vp value, int64_t count) const {
+    if (count >= 16) return store(p, value);
+    float v[16];
     store(v, value);
-    if (count > 0) std::copy_n(v, count, p);
+    std::copy_n(v, count, p);
   }
 
   const Backward& all_;

@@ -77,7 +77,7 @@ class Block {
     const float* b[P];
     repeat<P>([&](auto j) { b[j] = packed_b_ + (panel + j) * kDepth * 16; });
     Accumulators<R, P> acc;
-    if (begin_ || p_.add) acc.each([&](auto r, auto c, vf& v) { v = read(first + r, 16 * panel + 8 * c); });
+    if (begin_ || p_.add) acc.each([&](auto r, auto j, vp& v) { v = read(first + r, 16 * (panel + j)); });
     else acc.clear();
     if (p_.transposed) {
       add_outer_products(acc, packed_a_ + first * kDepth, R, b, depth_);
@@ -86,21 +86,21 @@ class Block {
       repeat<R>([&](auto r) { a[r] = p_.a + at(p_.a_index, row_ + first + r) * p_.a_stride + begin_; });
       acc.add_products(a, b, depth_);
     }
-    acc.each([&](auto r, auto c, vf v) { write(first + r, 16 * panel + 8 * c, v); });
+    acc.each([&](auto r, auto j, vp v) { write(first + r, 16 * (panel + j), v); });
   }
 
   float* place(int64_t row, int64_t column) const { return p_.c + (row_ + row) * p_.c_stride + column_ + column; }
-  vf read(int64_t row, int64_t column) const {
-    if (column + 8 <= columns_) return load(place(row, column));
-    float v[8] = {};
-    if (column < columns_) std::copy_n(place(row, column), columns_ - column, v);
-    return load(v);
+  vp read(int64_t row, int64_t column) const {
+    if (column + 16 <= columns_) return load16(place(row, column));
+    float v[16] = {};
+    std::copy_n(place(row, column), columns_ - column, v);
+    return load16(v);
   }
-  void write(int64_t row, int64_t column, vf value) const {
-    if (column + 8 <= columns_) return store(place(row, column), value);
-    float v[8];
+  void write(int64_t row, int64_t column, vp value) const {
+    if (column + 16 <= columns_) return store(place(row, column), value);
+    float v[16];
     store(v, value);
-    if (column < columns_) std::copy_n(v, columns_ - column, place(row, column));
+    std::copy_n(v, columns_ - column, place(row, column));
   }
 
   void pack_b() {
@@ -108,10 +108,7 @@ class Block {
       const float* b = p_.b + at(p_.b_index, begin_ + i) * p_.b_stride + column_;
       float* out = packed_b_ + 16 * i;
       int64_t c = 0;
-      for (; c + 16 <= columns_; c += 16, out += kDepth * 16) {
-        store(out, load(b + c));
-        store(out + 8, load(b + c + 8));
-      }
+      for (; c + 16 <= columns_; c += 16, out += kDepth * 16) store(out, load16(b + c));
       if (c == columns_) continue;
       std::fill_n(std::copy_n(b + c, columns_ - c, out), 16 - (columns_ - c), 0.0f);
     }

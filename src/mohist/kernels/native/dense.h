@@ -6,18 +6,18 @@
 
 namespace mohist {
 
-// As Accumulators::add_products, with the R numbers of a step side by side: a[r][2p + h] += sum over i ascending of
-// x[i * x_step + r] * panel[p][i * stride + 8h ..].
+// As Accumulators::add_products, with the R numbers of a step side by side: a[r][p] += sum over i ascending of
+// x[i * x_step + r] * panel[p][i * stride ..].
 template <int R, int P>
 static MOHIST_INLINE void add_outer_products(Accumulators<R, P>& acc, const float* x, int64_t x_step,
                                              const float* const (&panel)[P], int64_t k, int64_t stride = 16) {
 #pragma GCC unroll 2
   for (int64_t i = 0; i < k; i++) {
-    vf w[2 * P];
-    repeat<P>([&](auto p) { load_weights(panel[p] + stride * i, w[2 * p], w[2 * p + 1]); });
+    vp w[P];
+    repeat<P>([&](auto p) { w[p] = load_weights(panel[p] + stride * i); });
     repeat<R>([&](auto r) {
-      const vf v = broadcast(x + x_step * i + r);
-      repeat<2 * P>([&](auto c) { acc.a[r][c] = fma(v, w[c], acc.a[r][c]); });
+      const vp v = fill16(x[x_step * i + r]);
+      repeat<P>([&](auto p) { acc.a[r][p] = fma(v, w[p], acc.a[r][p]); });
     });
   }
 }

@@ -58,15 +58,6 @@ template <int R, int P> struct Accumulators {
   }
 };
 
-// Calls f.template run<R>() for the runtime value rows in 1..Most.
-template <int Most, class F> static inline void with_rows(int64_t rows, const F& f) {
-  if (rows < Most) {
-    if constexpr (Most > 1) with_rows<Most - 1>(rows, f);
-  } else {
-    f.template run<Most>();
-  }
-}
-
 // Rows against panels: what fits into the registers and keeps the multiply-add units busy, which take a chain's next
 // step four cycles after the last.
 #ifdef MOHIST_AVX512
@@ -76,6 +67,15 @@ template <int R> constexpr int tile_panels() { return R == 1 ? 8 : R <= 3 ? 4 : 
 constexpr int64_t kTileRows = 6;
 template <int R> constexpr int tile_panels() { return R == 1 ? 4 : R <= 3 ? 2 : 1; }
 #endif
+
+// Calls f.template run<R>() for the runtime value rows in 1..Most.
+template <int Most = kTileRows, class F> static inline void with_rows(int64_t rows, const F& f) {
+  if (rows < Most) {
+    if constexpr (Most > 1) with_rows<Most - 1>(rows, f);
+  } else {
+    f.template run<Most>();
+  }
+}
 
 // How `rows` are cut into tiles of at most `most`, as evenly as can be.
 struct Tiles {
