@@ -64,8 +64,9 @@ template <class W> struct FloatTile {
     repeat<P>([&](auto j) { w[j] = reinterpret_cast<const W*>(panel_data(*p.weight, at + j)); });
     Accumulators<R, P> acc;
     acc.clear();
-    const int64_t ahead = P * 16 * p.weight->k;  // the next panels of the run
-    if (first && R > 2)
+    // the next panels of the run; who need not ask for them asks for what is there
+    const int64_t ahead = first ? P * 16 * p.weight->k : 0;
+    if constexpr (R > 2)
       acc.add_products(x, w, p.weight->k, 16, [&](int64_t k) MOHIST_INLINE_LAMBDA {
         repeat<P>([&](auto j) { prefetch(w[j] + ahead + 16 * k); });
       });
