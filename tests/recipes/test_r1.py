@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from mohist.config import load
 from mohist.cost import Prices
 from mohist.errors import ConfigError, RunError
 from mohist.llm import LLM
+from mohist.recipes.general import GeneralConfig, questions
 from mohist.recipes.outcome import read_outcome
 from mohist.recipes.r1 import R1Config, check_disjoint, r1
+from mohist.types import Message
 
 RECIPES = Path(str(files("mohist.recipes")))
 TINY = """
@@ -60,6 +63,26 @@ def test_all_stages_leave_their_results(tmp_path: Path) -> None:
     answers, _ = llm.generate([llm.render(outcome.after[0].results[0].problem.messages)])
     assert answers[0].message.reasoning is not None
     assert not list(config.result.glob("training"))
+
+
+def test_unrelated_questions_are_asked_before_and_after(tmp_path: Path) -> None:
+    config = quickstart(tmp_path, "--general.num_questions=3", "--general.max_tokens=5")
+    r1(config)
+    outcome = read_outcome(config)
+    assert [len(one.results) for one in outcome.general] == [3, 3]
+    assert outcome.general[0].model != outcome.general[1].model
+    assert "3 unrelated questions" in outcome.text()
+    assert "unrelated questions" in outcome.ledger.entries
+
+
+def test_the_questions_that_come_along_know_right_from_wrong() -> None:
+    task = questions(GeneralConfig()).make()
+    with closing(task):
+        problems = {problem.question: problem for problem in task.problems("test", 60)}
+        assert len(problems) == 60
+        capital = problems["What is the capital of France?"]
+        assert task.grade(capital, Message(role="assistant", content="It is\nParis.")).reward == 1
+        assert task.grade(capital, Message(role="assistant", content="It is comparison.")).reward == 0
 
 
 def test_training_meets_no_held_out_problem_and_no_mismatch(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from mohist.tasks.graders.regex import RegexConfig
 from mohist.tasks.library.jsonl import JsonlConfig
 from mohist.weights.files import write_whole
 
-__all__ = ["GeneralConfig", "ask_general", "read_general"]
+__all__ = ["GeneralConfig", "ask_general", "questions", "read_general"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,20 +32,23 @@ class GeneralConfig:
 
 def ask_general(config: GeneralConfig, source: str, file: Path, *, threads: int | None) -> Evaluation:
     """Ask the model at `source`, and keep what it said in `file`."""
-    everything = 1 - 1e-9
-    task_config = JsonlConfig(
-        path=config.questions,
-        test_fraction=everything,
-        grader=RegexConfig(ignore_case=True),
-        extract=("whole",),
-    )
     asked = EvaluateConfig(num_problems=config.num_questions, max_tokens=config.max_tokens)
     llm = LLM.load(source, threads=threads)
-    with closing(task_config.make()) as task:
+    with closing(questions(config).make()) as task:
         (found,) = evaluate(llm, task, asked)
     with write_whole(file) as out:
         out.write(json.dumps(found.to_json(), ensure_ascii=False).encode())
     return found
+
+
+def questions(config: GeneralConfig) -> JsonlConfig:
+    """The questions as a task, all of them held out."""
+    return JsonlConfig(
+        path=config.questions,
+        test_fraction=1 - 1e-9,
+        grader=RegexConfig(ignore_case=True),
+        extract=("whole",),
+    )
 
 
 def read_general(file: Path) -> Evaluation:
