@@ -91,20 +91,18 @@ struct Attention {
     const float lowest = -std::numeric_limits<float>::infinity();
     std::fill(e, e + (p.first - begin), lowest);
     std::fill(e + (p.last + 1 - begin), e + (end - begin), lowest);
-    vf most = set1(lowest);
-    for (int64_t i = 0; i < end - begin; i += 8) most = max(most, load(e + i));
-    float m[8];
+    vp most = fill16(lowest);
+    for (int64_t i = 0; i < end - begin; i += 16) most = max(most, load16(e + i));
+    float m[16];
     store(m, most);
-    const vf largest = set1(*std::max_element(m, m + 8));
-    vf low = set1(0.0f), high = set1(0.0f);
+    const vp largest = fill16(*std::max_element(m, m + 16));
+    vp sum = fill16(0.0f);
     for (int64_t i = 0; i < end - begin; i += 16) {
-      const vf u = exp(sub(load(e + i), largest)), v = exp(sub(load(e + i + 8), largest));
+      const vp u = exp(sub(load16(e + i), largest));
       store(e + i, u);
-      store(e + i + 8, v);
-      low = add(low, u);
-      high = add(high, v);
+      sum = add(sum, u);
     }
-    return fold16(low, high);
+    return fold16(sum);
   }
 
   // ---- values ---------------------------------------------------------------------------------------------------
@@ -255,6 +253,7 @@ void store(mohist_pool& pool, const mohist_store_args& a) {
       for (int64_t h = 0; h < cache.heads; h++) {
         float* key = cache.keys + ((block * cache.heads + h) * groups + offset / 16) * cache.key_dim * 16 + offset % 16;
         const float* k = a.keys + t * a.key_stride + h * a.key_head_stride;
+        for (int64_t d = 0; d < cache.key_dim; d++) __builtin_prefetch(key + 16 * d, 1);
         for (int64_t d = 0; d < cache.key_dim; d++) key[16 * d] = k[d];
         if (!cache.values) continue;
         const float* v = a.values + t * a.value_stride + h * a.value_head_stride;

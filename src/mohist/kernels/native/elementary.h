@@ -56,6 +56,25 @@ static inline vf exp(vf x) {
   return mul(mul(p, low), high);
 }
 
+#ifdef MOHIST_AVX512
+static inline vp exp(vp x) {
+  x = _mm512_max_ps(fill16(kExpMin), x);  // a NaN in the second operand stays
+  x = _mm512_min_ps(fill16(kExpMax), x);
+  const vp n = _mm512_roundscale_ps(mul(x, fill16(kLog2e)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  vp r = fma(n, fill16(-kLn2High), x);
+  r = fma(n, fill16(-kLn2Low), r);
+  vp p = fill16(kExp[0]);
+  for (int i = 1; i < 6; i++) p = fma(p, r, fill16(kExp[i]));
+  p = add(fma(p, mul(r, r), r), fill16(1.0f));
+  const __m512i k = _mm512_cvtps_epi32(n), half = _mm512_srai_epi32(k, 1), bias = _mm512_set1_epi32(127);
+  const vp low = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(half, bias), 23));
+  const vp high = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_sub_epi32(k, half), bias), 23));
+  return mul(mul(p, low), high);
+}
+#else
+static inline vp exp(vp x) { return {exp(x.low), exp(x.high)}; }
+#endif
+
 // ln x for positive normal x.
 static inline float log_scalar(float x) {
   int32_t bits = float_to_bits(x);

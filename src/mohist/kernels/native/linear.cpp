@@ -13,8 +13,8 @@
 namespace mohist {
 namespace {
 
-constexpr int64_t kRowsPerTask = 48;            // rows whose activations stay in the second-level cache
-constexpr int64_t kBytesPerTask = 48 * 1024;    // weights that a task reads, at least, when rows are few
+constexpr int64_t kRowsPerTask = 48;    // rows whose activations stay in the second-level cache
+constexpr int64_t kPanelsPerTask = 16;  // at most
 
 int64_t block_bytes(int64_t format) { return format == MOHIST_Q8_0 ? 544 : format == MOHIST_Q4_0 ? 288 : 320; }
 
@@ -295,16 +295,15 @@ void run_block(const Product& p, int64_t row, int64_t rows, int64_t panel, int64
   }
 }
 
-// How a product is cut into tasks: blocks of rows times runs of panels.
+// How a product is cut into tasks: blocks of rows times runs of panels. As many for every thread, a few more than one
+// so that a thread which comes late is helped; long runs, since the first panel of each comes unasked from memory.
 struct Cut {
   int64_t row_blocks, panel_runs, panels, run;
   Cut(const Product& p, int threads) {
     panels = (p.weight->n + 15) / 16;
     row_blocks = (p.rows + kRowsPerTask - 1) / kRowsPerTask;
-    const int64_t least = std::max<int64_t>(1, kBytesPerTask / panel_bytes(*p.weight) / std::min<int64_t>(p.rows, 8));
-    const int64_t most = std::max<int64_t>(1, panels / (4 * threads));
-    run = std::min(std::max(least, int64_t{4}), std::max(most, int64_t{1}));
-    if (threads == 1) run = panels;
+    const int64_t least = threads * (p.rows <= 4 ? 3 : 6);
+    run = threads == 1 ? panels : std::min((panels + least - 1) / least, kPanelsPerTask);
     panel_runs = (panels + run - 1) / run;
   }
   int64_t tasks() const { return row_blocks * panel_runs; }

@@ -122,7 +122,7 @@ void mohist_pool::wait_for_the_others(int64_t tasks) {
   const int64_t end = now_ns();
   if (end - begin > kStallNs) {
     alone_for_ns_ = end - last_stall_ns_ > kForgetNs ? kAloneNs : std::min(2 * alone_for_ns_, kAloneMaxNs);
-    alone_for_ns_ = std::max(alone_for_ns_, 8 * (end - begin));  // stalls cost at most an eighth
+    alone_for_ns_ = std::max(alone_for_ns_, 16 * (end - begin));  // stalls cost at most a sixteenth
     alone_until_ns_ = end + alone_for_ns_;
     last_stall_ns_ = end;
   }

@@ -202,7 +202,9 @@ static inline vp fill16(float a) { return _mm512_set1_ps(a); }
 static inline vp fma(vp a, vp b, vp c) { return _mm512_fmadd_ps(a, b, c); }
 static inline vp add(vp a, vp b) { return _mm512_add_ps(a, b); }
 static inline vp mul(vp a, vp b) { return _mm512_mul_ps(a, b); }
+static inline vp sub(vp a, vp b) { return _mm512_sub_ps(a, b); }
 static inline vp div(vp a, vp b) { return _mm512_div_ps(a, b); }
+static inline vp max(vp a, vp b) { return _mm512_max_ps(a, b); }
 
 #else
 
@@ -222,7 +224,9 @@ static inline vp fill16(float a) { return {set1(a), set1(a)}; }
 static inline vp fma(vp a, vp b, vp c) { return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)}; }
 static inline vp add(vp a, vp b) { return {add(a.low, b.low), add(a.high, b.high)}; }
 static inline vp mul(vp a, vp b) { return {mul(a.low, b.low), mul(a.high, b.high)}; }
+static inline vp sub(vp a, vp b) { return {sub(a.low, b.low), sub(a.high, b.high)}; }
 static inline vp div(vp a, vp b) { return {div(a.low, b.low), div(a.high, b.high)}; }
+static inline vp max(vp a, vp b) { return {max(a.low, b.low), max(a.high, b.high)}; }
 
 #endif
 
@@ -233,6 +237,11 @@ static inline float fold16(vf low, vf high) {
   for (int half = 4; half; half /= 2)
     for (int i = 0; i < half; i++) l[i] = l[i] + l[i + half];
   return l[0];
+}
+static inline float fold16(vp a) {
+  float l[16];
+  store(l, a);
+  return fold16(load(l), load(l + 8));
 }
 
 }  // namespace mohist
