@@ -12,6 +12,7 @@ from typing import cast
 import pytest
 
 from bench import __main__ as command
+from bench import grpo
 from bench.agreement import compare, gap, shown
 from bench.batch import goals
 from bench.machine import Load, Ticks, load_between
@@ -223,12 +224,20 @@ def test_command_line(
         asked.append((names, threads, repeats))
         return [Report(title="Speed", tables=[]), Report(title="Sense", tables=[], failed=len(asked) > 1)]
 
+    def trained(*options: object) -> list[Report]:
+        trainings.append(options)
+        return []
+
+    trainings: list[tuple[object, ...]] = []
     monkeypatch.setattr(command, "measured", measured)
+    monkeypatch.setattr(command, "trained", trained)
     monkeypatch.setattr(command, "described", lambda: {"processor": "slow"})
     assert command.main([]) == 0
-    assert asked[-1] == (set(command.NAMES), [1, 2], None)
+    assert asked[-1] == (set(command.NAMES) - {"grpo"}, [1, 2], None)
+    assert trainings == [(grpo.MODELS, grpo.WORKS, [1, 2], None)]
     assert command.main(["decode", "--threads", "2", "--repeats", "3", "--json", str(tmp_path / "x")]) == 1
     assert asked[-1] == ({"decode"}, [2], 3)
+    assert len(trainings) == 1
     document = json.loads((tmp_path / "x").read_text())
     assert document["machine"] == {"processor": "slow"}
     assert [report["title"] for report in document["reports"]] == ["Speed", "Sense"]
