@@ -49,6 +49,13 @@ def test_the_folder_starts_a_model_that_thinks(tmp_path: Path) -> None:
     assert turn.answer[-1] in config.eos_tokens
 
 
+def test_each_question_stands_alone(tmp_path: Path) -> None:
+    write_start(ShapeConfig(), WORDS, tmp_path)
+    chat = load_chat(tmp_path)
+    assert chat.render([*TALK, TALK[0]]) == chat.render(TALK[:1])
+    assert last_turn(chat, [*TALK, *TALK]) == last_turn(chat, TALK)
+
+
 def test_the_default_shape_has_between_one_and_three_million_parameters() -> None:
     config = decoder_config(ShapeConfig(), 80)
     total = sum(p.numel() for p in init_decoder(config, load_ops(threads=1), seed=0).parameters())

@@ -25,7 +25,13 @@ _WORD_START = "▁"
 """Stands for the space before every word, as in SentencePiece."""
 _TEMPLATE = """\
 {{- bos_token }}
+{%- set place = namespace(question=0) %}
 {%- for message in messages %}
+{%- if message['role'] == 'user' %}
+{%- set place.question = loop.index0 %}
+{%- endif %}
+{%- endfor %}
+{%- for message in messages[place.question:] %}
 {%- if message['role'] == 'user' %}
 {{- '<｜User｜>' + message['content'] }}
 {%- elif message['role'] == 'assistant' %}
@@ -36,6 +42,7 @@ _TEMPLATE = """\
 {%- if add_generation_prompt %}
 {{- '<｜Assistant｜><think>' }}
 {%- endif %}"""
+"""Each question stands alone, since the model never meets a second one: earlier turns are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
