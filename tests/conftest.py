@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # PyTorch reads this when it is first imported. Workers of pytest-xdist would fight over the cores otherwise.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -18,3 +19,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("mohist")
+
+# Started in the background, a process ignores Ctrl-C and so do its children; the tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -102,14 +102,17 @@ def measure_model(llm: LLM, workload: Workload, progress: Callable[[str], None])
         params = SamplingParams(max_tokens=new_tokens, temperature=0.0)
         return timed(lambda: llm.engine.generate(prompts, params))
 
+    def after_the_first(new_tokens: int) -> float:
+        params = SamplingParams(max_tokens=new_tokens + 1, temperature=0.0)
+        stamps = [perf_counter() for _ in llm.engine.stream(tokens(16), params)]
+        return stamps[new_tokens] - stamps[0]
+
     prefill_s, decode_s, batch_s = [], [], []
     run([tokens(32)], 8)  # pages of weights and cache, threads
     for repeat in range(workload.repeats):
         progress(f"run {repeat + 1} of {workload.repeats}")
         prefill_s.append(run([tokens(workload.prompt_tokens)], 1))
-        prompt = tokens(16)
-        first_s = run([prompt], 1)
-        decode_s.append((run([tokens(16)], workload.new_tokens + 1) - first_s) / workload.new_tokens)
+        decode_s.append(after_the_first(workload.new_tokens) / workload.new_tokens)
         shared = tokens(64)
         batch_s.append(run([shared + tokens(64) for _ in range(workload.batch)], workload.new_tokens))
     return Speeds(
