@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mohist.data.order import Order, held_out, shuffled
+from mohist.data.order import Order, held_out, items, shuffled
 
 GOLDEN = [2, 5, 8, 9, 1, 4, 6, 0, 3, 7]
 
@@ -46,3 +46,10 @@ def test_about_the_share_is_held_out() -> None:
     assert 900 < kept.sum() < 1100
     assert not held_out(100, 0.0, seed=3).any()
     assert np.array_equal(held_out(20_000, 0.1, seed=3)[:10_000], kept)
+
+
+def test_items_go_on_from_anywhere() -> None:
+    whole = list(islice(items(7, 3), 30))
+    assert whole == [item for epoch in range(5) for item in shuffled(7, 3, epoch).tolist()][:30]
+    for start in range(20):
+        assert list(islice(items(7, 3, start), 10)) == whole[start : start + 10]

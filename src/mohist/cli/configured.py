@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,8 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(overrides=[])
 
 
-def read_config(args: argparse.Namespace, cls: type[T]) -> T | None:
-    """The config that the command line asks for; None after listing its keys, if that is what was asked.
+def read_config(args: argparse.Namespace, cls: type[T], plan: Callable[[T], str] | None = None) -> T | None:
+    """The config to run; None where only its keys, or with --dry-run itself and its `plan`, were to be shown.
 
     Raises ConfigError.
     """
@@ -36,6 +37,9 @@ def read_config(args: argparse.Namespace, cls: type[T]) -> T | None:
     if overrides and not overrides[0].startswith("--"):
         named, *overrides = overrides
     config = load(cls, path=None if named is None else Path(named), overrides=overrides)
-    if args.dry_run:
-        print(dump_toml(config))
-    return config
+    if not args.dry_run:
+        return config
+    print(dump_toml(config))
+    if plan is not None:
+        print(plan(config))
+    return None

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-__all__ = ["Order", "held_out", "shuffled"]
+__all__ = ["Order", "held_out", "items", "shuffled"]
 
 
 class Order:
@@ -27,7 +27,7 @@ class Order:
         step = 0
         chosen: list[int] = []
         size = 0
-        for item in self._items():
+        for item in items(len(self._sizes), self._seed):
             chosen.append(item)
             size += int(self._sizes[item])
             if size >= self._per_step:
@@ -39,17 +39,19 @@ class Order:
         """Steps that take about `passes` passes over all items; at least 1."""
         wanted = round(passes * len(self._sizes))
         taken = 0
-        for step, items in enumerate(self.steps()):
-            taken += len(items)
+        for step, chosen in enumerate(self.steps()):
+            taken += len(chosen)
             if taken >= wanted:
                 return step + 1
         raise AssertionError("steps never end")
 
-    def _items(self) -> Iterator[int]:
-        epoch = 0
-        while True:
-            yield from shuffled(len(self._sizes), self._seed, epoch).tolist()
-            epoch += 1
+
+def items(count: int, seed: int, start: int = 0) -> Iterator[int]:
+    """All of 0..count-1 in one pass after the other, each shuffled anew, for ever; from the `start`-th on."""
+    epoch, skipped = divmod(start, count)
+    while True:
+        yield from shuffled(count, seed, epoch)[skipped:].tolist()
+        epoch, skipped = epoch + 1, 0
 
 
 def shuffled(count: int, seed: int, epoch: int = 0) -> np.ndarray:

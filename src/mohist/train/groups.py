@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 from typing import Any
 
-from mohist.data.order import shuffled
+from mohist.data.order import items
 from mohist.train.weights import Aggregation, weigh
 from mohist.types import Group, Problem, Sample
 
@@ -27,14 +27,13 @@ class ProblemOrder:
     ) -> None:
         """Take the problems at the indices `chosen` (all, if None), from the `position`-th in order on."""
         self._problems = problems if chosen is None else [problems[i] for i in chosen]
-        self._seed, self._chosen, self._position = seed, chosen, position
+        self._chosen, self._position = chosen, position
+        self._order = items(len(self._problems), seed, position)
 
     def take(self) -> Problem:
         """The next one."""
-        count = len(self._problems)
-        epoch, index = divmod(self._position, count)
         self._position += 1
-        return self._problems[shuffled(count, self._seed, epoch)[index]]
+        return self._problems[next(self._order)]
 
     def state(self) -> dict[str, Any]:
         """Where it is: arguments for the next one to go on from here."""

@@ -24,7 +24,7 @@ __all__ = ["OptimConfig", "Optimizer", "learning_rate"]
 
 
 _STATE_KEYS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
-"""What PyTorch's two optimisers remember of a tensor."""
+"""What the optimisers remember of a tensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +129,6 @@ class Optimizer:
                 optimizer.step()
                 # fused AdamW does not count its changes, by which matrices know that they must be packed anew
                 torch.autograd.graph.increment_version(list(named.values()))
-                for tensor in named.values():
-                    tensor.grad = None
             for parameter in self.parameters.values():
                 parameter.grad = None
             for name, mean in self.average.items():

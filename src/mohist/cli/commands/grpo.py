@@ -26,11 +26,8 @@ def run(args: argparse.Namespace) -> int:
     from mohist.train.grpo import GrpoConfig, grpo, plan
     from mohist.train.terminal import Terminal
 
-    config = configured.read_config(args, GrpoConfig)
+    config = configured.read_config(args, GrpoConfig, plan)
     if config is None:
-        return 0
-    if args.dry_run:
-        print(plan(config))
         return 0
     folder = grpo(config, resume=args.resume, view=Terminal())
     if folder is not None:

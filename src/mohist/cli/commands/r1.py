@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
     args.overrides[:1] = [_recipe(word) for word in args.overrides[:1]]
     config = configured.read_config(args, R1Config)
-    if config is None or args.dry_run:
+    if config is None:
         return 0
     model = r1(config, resume=args.resume, view=Terminal())
     if model is None:

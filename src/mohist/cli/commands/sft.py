@@ -26,11 +26,8 @@ def run(args: argparse.Namespace) -> int:
     from mohist.train.sft import SftConfig, plan, sft
     from mohist.train.terminal import Terminal
 
-    config = configured.read_config(args, SftConfig)
+    config = configured.read_config(args, SftConfig, plan)
     if config is None:
-        return 0
-    if args.dry_run:
-        print(plan(config))
         return 0
     view = Terminal(curves=("loss", "held_out_loss"))
     print(sft(config, resume=args.resume, view=view))

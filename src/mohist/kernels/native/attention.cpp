@@ -148,9 +148,7 @@ struct Attention {
         j += keys;
       }
       acc.each([&](int r, int p, vp sum) {
-        float o[16];
-        store(o, div(sum, fill16(total[r])));
-        std::copy(o, o + std::min<int64_t>(16, count), pairs[r].y + d + 16 * p);
+        store(pairs[r].y + d + 16 * p, div(sum, fill16(total[r])), count);
       });
     }
   };

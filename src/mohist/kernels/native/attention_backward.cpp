@@ -194,27 +194,27 @@ class Worker {
     std::fill(p + end, p + width, -std::numeric_limits<float>::infinity());
     std::fill(ds, ds + first, 0.0f);
     std::fill(ds + end, ds + width, 0.0f);
-    const vf scale = set1(a_.scale);
-    vf most = set1(-std::numeric_limits<float>::infinity());
-    for (int64_t i = 0; i < width; i += 8) most = max(most, mul(load(p + i), scale));
-    float m[8];
+    const vp scale = fill16(a_.scale);
+    vp most = fill16(-std::numeric_limits<float>::infinity());
+    for (int64_t i = 0; i < width; i += 16) most = max(most, mul(load16(p + i), scale));
+    float m[16];
     store(m, most);
-    const vf largest = set1(*std::max_element(m, m + 8));
-    vf low = set1(0.0f), high = set1(0.0f);
+    const vp largest = fill16(*std::max_element(m, m + 16));
+    vp sum = fill16(0.0f);
     for (int64_t i = 0; i < width; i += 16) {
-      const vf u = exp(sub(mul(load(p + i), scale), largest)), v = exp(sub(mul(load(p + i + 8), scale), largest));
-      store(p + i, u), store(p + i + 8, v);
-      low = add(low, u), high = add(high, v);
+      const vp u = exp(sub(mul(load16(p + i), scale), largest));
+      store(p + i, u);
+      sum = add(sum, u);
     }
-    const vf inverse = set1(1.0f / fold16(low, high));
-    low = high = set1(0.0f);
+    const vp inverse = fill16(1.0f / fold16(sum));
+    sum = fill16(0.0f);
     for (int64_t i = 0; i < width; i += 16) {
-      const vf u = mul(load(p + i), inverse), v = mul(load(p + i + 8), inverse);
-      store(p + i, u), store(p + i + 8, v);
-      low = fma(u, load(ds + i), low), high = fma(v, load(ds + i + 8), high);
+      const vp u = mul(load16(p + i), inverse);
+      store(p + i, u);
+      sum = fma(u, load16(ds + i), sum);
     }
-    const vf mean = set1(fold16(low, high));
-    for (int64_t i = 0; i < width; i += 8) store(ds + i, mul(mul(load(p + i), scale), sub(load(ds + i), mean)));
+    const vp mean = fill16(fold16(sum));
+    for (int64_t i = 0; i < width; i += 16) store(ds + i, mul(mul(load16(p + i), scale), sub(load16(ds + i), mean)));
   }
 
   // dq = ds K
@@ -229,7 +229,7 @@ class Worker {
         Accumulators<R, 1> acc;
         acc.clear();
         acc.add_products(ds, panel, w.last_ + 1 - w.first_);
-        acc.each([&](auto r, auto, vp v) { w.write(w.dq(pair + r) + d, v, w.key_dim_ - d); });
+        acc.each([&](auto r, auto, vp v) { store(w.dq(pair + r) + d, v, w.key_dim_ - d); });
       }
     }
   };
@@ -285,9 +285,9 @@ class Worker {
         const int64_t columns = w.value_dim_ - d;
         const float* const panel[1] = {w.dy_ + from * w.value_room_ + d};
         Accumulators<R, 1> acc;
-        acc.each([&](auto r, auto, vp& v) { v = w.read(sum + r * w.value_dim_ + d, columns); });
+        acc.each([&](auto r, auto, vp& v) { v = load16(sum + r * w.value_dim_ + d, columns); });
         add_outer_products(acc, w.p_ + from * w.stride_ + key - w.begin_, w.stride_, panel, w.pairs_ - from, w.value_room_);
-        acc.each([&](auto r, auto, vp v) { w.write(sum + r * w.value_dim_ + d, v, columns); });
+        acc.each([&](auto r, auto, vp v) { store(sum + r * w.value_dim_ + d, v, columns); });
       }
     }
   };
@@ -297,20 +297,6 @@ class Worker {
       const int64_t key = first_ + tiles.begin(t);
       with_rows(tiles.size(t), ValueGradients{*this, key, first_pair(key)});
     }
-  }
-
-  // up to 16 numbers, as many as there are
-  vp read(const float* p, int64_t count) const {
-    if (count >= 16) return load16(p);
-    float v[16] = {};
-    std::copy_n(p, count, v);
-    return load16(v);
-  }
-  void write(float* p, vp value, int64_t count) const {
-    if (count >= 16) return store(p, value);
-    float v[16];
-    store(v, value);
-    std::copy_n(v, count, p);
   }
 
   const Backward& all_;

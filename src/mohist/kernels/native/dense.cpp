@@ -77,7 +77,7 @@ class Block {
     const float* b[P];
     repeat<P>([&](auto j) { b[j] = packed_b_ + (panel + j) * kDepth * 16; });
     Accumulators<R, P> acc;
-    if (begin_ || p_.add) acc.each([&](auto r, auto j, vp& v) { v = read(first + r, 16 * (panel + j)); });
+    if (begin_ || p_.add) acc.each([&](auto r, auto j, vp& v) { v = load16(place(first + r, panel + j), columns_ - 16 * (panel + j)); });
     else acc.clear();
     if (p_.transposed) {
       add_outer_products(acc, packed_a_ + first * kDepth, R, b, depth_);
@@ -86,22 +86,10 @@ class Block {
       repeat<R>([&](auto r) { a[r] = p_.a + at(p_.a_index, row_ + first + r) * p_.a_stride + begin_; });
       acc.add_products(a, b, depth_);
     }
-    acc.each([&](auto r, auto j, vp v) { write(first + r, 16 * (panel + j), v); });
+    acc.each([&](auto r, auto j, vp v) { store(place(first + r, panel + j), v, columns_ - 16 * (panel + j)); });
   }
 
-  float* place(int64_t row, int64_t column) const { return p_.c + (row_ + row) * p_.c_stride + column_ + column; }
-  vp read(int64_t row, int64_t column) const {
-    if (column + 16 <= columns_) return load16(place(row, column));
-    float v[16] = {};
-    std::copy_n(place(row, column), columns_ - column, v);
-    return load16(v);
-  }
-  void write(int64_t row, int64_t column, vp value) const {
-    if (column + 16 <= columns_) return store(place(row, column), value);
-    float v[16];
-    store(v, value);
-    std::copy_n(v, columns_ - column, place(row, column));
-  }
+  float* place(int64_t row, int64_t panel) const { return p_.c + (row_ + row) * p_.c_stride + column_ + 16 * panel; }
 
   void pack_b() {
     for (int64_t i = 0; i < depth_; i++) {

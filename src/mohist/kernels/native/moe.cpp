@@ -22,7 +22,7 @@ void scores_of_row(const mohist_route_args& a, const float* logits, float* score
     score[e] = exp_scalar(logits[e] - largest);
     lanes[e % 16] = lanes[e % 16] + score[e];
   }
-  const float total = fold16(load(lanes), load(lanes + 8));
+  const float total = fold16(load16(lanes));
   for (int64_t e = 0; e < a.experts; e++) score[e] = score[e] / total;
 }
 

@@ -19,15 +19,11 @@ struct Products {
 };
 
 float dot(const float* x, const float* y, int64_t n) {
-  vf low = set1(0.0f), high = set1(0.0f);
+  vp sum = fill16(0.0f);
   int64_t i = 0;
-  for (; i + 16 <= n; i += 16) {
-    low = fma(load(x + i), load(y + i), low);
-    high = fma(load(x + i + 8), load(y + i + 8), high);
-  }
-  float rest[16] = {};
-  for (int64_t j = 0; i + j < n; j++) rest[j] = x[i + j] * y[i + j];
-  return fold16(add(low, load(rest)), add(high, load(rest + 8)));
+  for (; i + 16 <= n; i += 16) sum = fma(load16(x + i), load16(y + i), sum);
+  if (i < n) sum = add(sum, mul(load16(x + i, n - i), load16(y + i, n - i)));
+  return fold16(sum);
 }
 
 }  // namespace

@@ -9,21 +9,13 @@ namespace mohist {
 namespace {
 
 void rms_norm_row(const float* x, const float* weight, float* y, int64_t dim, float eps) {
-  vf low = set1(0.0f), high = set1(0.0f);
+  vp sum = fill16(0.0f);
   int64_t k = 0;
-  for (; k + 16 <= dim; k += 16) {
-    const vf u = load(x + k), v = load(x + k + 8);
-    low = fma(u, u, low);
-    high = fma(v, v, high);
+  for (; k < dim; k += 16) {
+    const vp u = load16(x + k, dim - k);
+    sum = fma(u, u, sum);
   }
-  if (k < dim) {
-    float rest[16] = {};
-    std::copy(x + k, x + dim, rest);
-    const vf u = load(rest), v = load(rest + 8);
-    low = fma(u, u, low);
-    high = fma(v, v, high);
-  }
-  const float scale = 1.0f / std::sqrt(fold16(low, high) / static_cast<float>(dim) + eps);
+  const float scale = 1.0f / std::sqrt(fold16(sum) / static_cast<float>(dim) + eps);
   for (k = 0; k + 8 <= dim; k += 8) store(y + k, mul(mul(load(x + k), set1(scale)), load(weight + k)));
   for (; k < dim; k++) y[k] = x[k] * scale * weight[k];
 }

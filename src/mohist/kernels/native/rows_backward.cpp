@@ -9,24 +9,24 @@
 namespace mohist {
 namespace {
 
-// Sixteen lanes of a sum, over the numbers f(i) of two vectors at a time and g(i) of the rest.
+// Sixteen lanes of a sum, over the numbers f(i) of sixteen at a time and g(i) of the rest.
 template <class F, class G> float sum16(int64_t n, const F& f, const G& g) {
-  vf low = set1(0.0f), high = set1(0.0f);
+  vp sum = fill16(0.0f);
   int64_t i = 0;
-  for (; i + 16 <= n; i += 16) low = add(low, f(i)), high = add(high, f(i + 8));
+  for (; i + 16 <= n; i += 16) sum = add(sum, f(i));
   float rest[16] = {};
   for (int64_t j = 0; i + j < n; j++) rest[j] = g(i + j);
-  return fold16(add(low, load(rest)), add(high, load(rest + 8)));
+  return fold16(add(sum, load16(rest)));
 }
 
 // dx = r (du - u mean(du u)) with u = r x and du = dy weight; dweight += dy u.
 void rms_norm_row(const float* x, const float* weight, const float* dy, float* dx, float* dweight, int64_t dim, float eps) {
   const float n = static_cast<float>(dim);
   const float squares = sum16(
-      dim, [&](int64_t i) { return mul(load(x + i), load(x + i)); }, [&](int64_t i) { return x[i] * x[i]; });
+      dim, [&](int64_t i) { return mul(load16(x + i), load16(x + i)); }, [&](int64_t i) { return x[i] * x[i]; });
   const float r = 1.0f / std::sqrt(squares / n + eps);
   const float dot = sum16(
-      dim, [&](int64_t i) { return mul(mul(load(dy + i), load(weight + i)), load(x + i)); },
+      dim, [&](int64_t i) { return mul(mul(load16(dy + i), load16(weight + i)), load16(x + i)); },
       [&](int64_t i) { return dy[i] * weight[i] * x[i]; });
   const float mean = dot * r / n;
   int64_t i = 0;

@@ -30,14 +30,12 @@ float largest_of(const float* x, int64_t n) {
 
 // weight[i] = exp(x[i] - largest), when asked for; returns their 16-lane sum.
 float exponentials(const float* x, int64_t n, float largest, float* weight) {
-  const vf shift = set1(largest);
-  vf low = set1(0.0f), high = set1(0.0f);
+  vp sum = fill16(0.0f);
   int64_t i = 0;
   for (; i + 16 <= n; i += 16) {
-    const vf u = exp(sub(load(x + i), shift)), v = exp(sub(load(x + i + 8), shift));
-    if (weight) store(weight + i, u), store(weight + i + 8, v);
-    low = add(low, u);
-    high = add(high, v);
+    const vp u = exp(sub(load16(x + i), fill16(largest)));
+    if (weight) store(weight + i, u);
+    sum = add(sum, u);
   }
   if (i < n) {
     float rest[16] = {};
@@ -45,10 +43,9 @@ float exponentials(const float* x, int64_t n, float largest, float* weight) {
       rest[j - i] = exp_scalar(x[j] - largest);
       if (weight) weight[j] = rest[j - i];
     }
-    low = add(low, load(rest));
-    high = add(high, load(rest + 8));
+    sum = add(sum, load16(rest));
   }
-  return fold16(low, high);
+  return fold16(sum);
 }
 
 // The head of the ranking by logit (largest first, the lower id on a tie), extended on demand.
@@ -102,7 +99,7 @@ std::vector<int32_t> kept_tokens(const mohist_sample_row& p, Ranking& ranking, c
       std::sort(by_id.begin(), by_id.end());
       float lanes[16] = {};
       for (int32_t i : by_id) lanes[i % 16] = lanes[i % 16] + weight[i];
-      weight_sum = fold16(load(lanes), load(lanes + 8));
+      weight_sum = fold16(load16(lanes));
     }
     const float goal = p.top_p * weight_sum;
     float reached = 0.0f;
@@ -243,7 +240,7 @@ void sample_row(const mohist_sample_args& a, int64_t row, Scratch& scratch) {
       lanes[i % 16] = lanes[i % 16] + weight[i];
       race.enter(i, weight[i]);
     }
-    kept_sum = fold16(load(lanes), load(lanes + 8));
+    kept_sum = fold16(load16(lanes));
   } else {
     race.all(weight, vocab);
   }
@@ -289,30 +286,19 @@ struct Distribution {
     }
     for (int64_t i = 0; i < a.vocab; i++) w[i] = w[i] < a.min_p ? 0.0f : w[i];
     w[target] = own;
-    vf low = set1(0.0f), high = set1(0.0f);
-    int64_t i = 0;
-    for (; i + 16 <= a.vocab; i += 16) low = add(low, load(w + i)), high = add(high, load(w + i + 8));
-    float rest[16] = {};
-    std::copy(w + i, w + a.vocab, rest);
-    sum = fold16(add(low, load(rest)), add(high, load(rest + 8)));
+    vp lanes = fill16(0.0f);
+    for (int64_t i = 0; i < a.vocab; i += 16) lanes = add(lanes, load16(w + i, a.vocab - i));
+    sum = fold16(lanes);
   }
 };
 
 // -sum p log p = log(sum of w) - (sum of w * log w) / (sum of w), log w bounded where w is 0
 float entropy(const Distribution& d, int64_t vocab) {
-  const vf largest = set1(d.largest), least = set1(kExpMin);
-  vf low = set1(0.0f), high = set1(0.0f);
-  int64_t i = 0;
-  for (; i + 16 <= vocab; i += 16) {
-    low = fma(load(d.weight + i), max(least, sub(load(d.logits + i), largest)), low);
-    high = fma(load(d.weight + i + 8), max(least, sub(load(d.logits + i + 8), largest)), high);
-  }
-  float lanes[16];
-  store(lanes, low);
-  store(lanes + 8, high);
-  for (; i < vocab; i++)
-    lanes[i % 16] = __builtin_fmaf(d.weight[i], std::max(kExpMin, d.logits[i] - d.largest), lanes[i % 16]);
-  return d.log_sum() - fold16(load(lanes), load(lanes + 8)) / d.sum;
+  const vp largest = fill16(d.largest), least = fill16(kExpMin);
+  vp lanes = fill16(0.0f);  // a weight beyond the vocabulary is 0
+  for (int64_t i = 0; i < vocab; i += 16)
+    lanes = fma(load16(d.weight + i, vocab - i), max(least, sub(load16(d.logits + i, vocab - i), largest)), lanes);
+  return d.log_sum() - fold16(lanes) / d.sum;
 }
 
 }  // namespace

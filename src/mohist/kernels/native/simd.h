@@ -230,18 +230,27 @@ static inline vp max(vp a, vp b) { return {max(a.low, b.low), max(a.high, b.high
 
 #endif
 
-// The one order in which sixteen lanes, held as two vectors, become a number: i + (i + 8), then + 4, + 2, + 1.
-static inline float fold16(vf low, vf high) {
-  float l[8];
-  store(l, add(low, high));
-  for (int half = 4; half; half /= 2)
-    for (int i = 0; i < half; i++) l[i] = l[i] + l[i + half];
-  return l[0];
+// The first `count` of sixteen lanes, or all: nothing is read or written beyond.
+static inline vp load16(const float* p, int64_t count) {
+  if (count >= 16) return load16(p);
+  float l[16] = {};
+  memcpy(l, p, count * sizeof(float));
+  return load16(l);
 }
+static inline void store(float* p, vp a, int64_t count) {
+  if (count >= 16) return store(p, a);
+  float l[16];
+  store(l, a);
+  memcpy(p, l, count * sizeof(float));
+}
+
+// The one order in which sixteen lanes become a number: i + (i + 8), then + 4, + 2, + 1.
 static inline float fold16(vp a) {
   float l[16];
   store(l, a);
-  return fold16(load(l), load(l + 8));
+  for (int half = 8; half; half /= 2)
+    for (int i = 0; i < half; i++) l[i] = l[i] + l[i + half];
+  return l[0];
 }
 
 }  // namespace mohist
