@@ -29,8 +29,8 @@ def _no_disk_waits() -> Generator[None]:
         yield
 
 
-GGUF_FORMATS = [format for format in Format if format != Format.F8_E4M3]
-PLAIN_FORMATS = [format for format in Format if not format.is_block]
+GGUF_FORMATS = [format for format in Format if format != Format.F8_E4M3 and not format.is_code]
+PLAIN_FORMATS = [format for format in Format if not format.is_block and not format.is_code]
 
 names = st.text(min_size=1, max_size=30).filter(lambda name: name.isprintable() and name != "__metadata__")
 texts = st.text(max_size=40)

@@ -208,7 +208,11 @@ ENTRIES = {
     "one offset": ({"a": {**entry(0, 32, [8]), "data_offsets": [0]}}, 32, "impossible shape or range"),
     "extra key": ({"a": {**entry(0, 32, [8]), "more": 1}}, 32, "needs exactly dtype, shape and data_offsets"),
     "long shape": ({"a": entry(0, 4, [1] * 600)}, 4, "needs exactly dtype, shape and data_offsets"),
-    "other dtype": ({"a": entry(0, 32, [4], "I64")}, 32, "dtype 'I64'; Mohist reads F32, F16, BF16, F8_E4M3"),
+    "other dtype": (
+        {"a": entry(0, 32, [16], "I16")},
+        32,
+        "dtype 'I16'; Mohist reads F32, F16, BF16",
+    ),
     "no dtype": ({"a": {**entry(0, 32, [8]), "dtype": 3}}, 32, "dtype 3"),
 }
 

@@ -33,6 +33,7 @@ _KEPT: dict[Format, WeightFormat] = {
     Format.Q4_K: "f32",
     Format.Q5_K: "f32",
     Format.Q6_K: "f32",
+    Format.MXFP4: "bf16",
 }
 """What a stored format becomes in memory: itself where the kernels have it, else float32."""
 

@@ -1,13 +1,15 @@
 """The number formats of stored weights, and what a tensor on disk is.
 
 A plain format stores one number per value. A block format stores each row as blocks of 32 or 256 values
-that share scales; its bytes are those of ggml (`ggml-common.h`), which GGUF files hold.
+that share scales; its bytes are those of ggml (`ggml-common.h`), which GGUF files hold. A code format stores
+what only has a meaning beside other tensors: see `mohist.weights.packed`.
 """
 
 from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ import torch
 from mohist.errors import WeightsError
 from mohist.weights.files import WeightFile
 
-__all__ = ["Format", "RawTensor", "TensorInfo", "bytes_per_row"]
+__all__ = ["Format", "Packed", "RawTensor", "TensorInfo", "bytes_per_row"]
 
 
 class Format(enum.StrEnum):
@@ -32,6 +34,11 @@ class Format(enum.StrEnum):
     Q4_K = "q4_k"
     Q5_K = "q5_k"
     Q6_K = "q6_k"
+    MXFP4 = "mxfp4"
+    U8 = "u8"
+    I32 = "i32"
+    I64 = "i64"
+    F8_E8M0 = "f8_e8m0"
 
     @property
     def block_values(self) -> int:
@@ -53,6 +60,14 @@ class Format(enum.StrEnum):
         """Whether values are stored in blocks with shared scales."""
         return self.block_values > 1
 
+    @property
+    def is_code(self) -> bool:
+        """Whether values are no weights by themselves, but parts of a packed tensor."""
+        return self in _CODES
+
+
+_CODES = frozenset((Format.U8, Format.I32, Format.I64, Format.F8_E8M0))
+
 
 class _Block(NamedTuple):
     values: int
@@ -71,6 +86,11 @@ _BLOCKS = {
     Format.Q4_K: _Block(256, 2 + 2 + 12 + 128, torch.uint8),
     Format.Q5_K: _Block(256, 2 + 2 + 12 + 32 + 128, torch.uint8),
     Format.Q6_K: _Block(256, 128 + 64 + 16 + 2, torch.uint8),
+    Format.MXFP4: _Block(32, 1 + 16, torch.uint8),
+    Format.U8: _Block(1, 1, torch.uint8),
+    Format.I32: _Block(1, 4, torch.int32),
+    Format.I64: _Block(1, 8, torch.int64),
+    Format.F8_E8M0: _Block(1, 1, torch.float8_e8m0fnu),
 }
 
 
@@ -120,7 +140,7 @@ class RawTensor:
     @classmethod
     def plain(cls, name: str, tensor: torch.Tensor) -> RawTensor:
         """A float32, float16, bfloat16 or float8_e4m3fn tensor as it would be stored."""
-        formats = {format.dtype: format for format in Format if not format.is_block}
+        formats = {format.dtype: format for format in Format if not format.is_block and not format.is_code}
         if tensor.dtype not in formats:
             raise WeightsError(
                 f"tensor {name!r}: {tensor.dtype} is no weight format; convert it to bfloat16 or float32"
@@ -145,6 +165,18 @@ class RawTensor:
                 f"tensor {self.info.name!r}: {self.info.format} of shape {self.info.shape} is stored as "
                 f"{self.info.format.dtype} {list(expected)}, not {self.data.dtype} {list(self.data.shape)}"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One tensor that is stored as several (see `mohist.weights.packed`)."""
+
+    info: TensorInfo
+    """Its name, the format of its codes, and its shape when unpacked."""
+    parts: tuple[str, ...]
+    """The stored tensors that it is made of, ..."""
+    unpack: Callable[..., RawTensor]
+    """... which this takes in that order, and returns the values as F32 or BF16."""
 
 
 def _raw_shape(info: TensorInfo) -> tuple[int, ...]:

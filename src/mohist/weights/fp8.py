@@ -2,44 +2,35 @@
 
 `weight = fp8 * scale` block by block; the scale is stored as `<name>_scale_inv` (it inverts the scaling that
 was done before rounding) and is multiplied, not divided (DeepSeek-V3 technical report, section 3.3;
-`inference/kernel.py`, `weight_dequant`).
+`inference/kernel.py`, `weight_dequant`). Scales are float32, or bare exponents (ue8m0, V3.1 and later).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mohist.errors import WeightsError
-from mohist.weights.formats import Format, RawTensor, TensorInfo
+from mohist.weights.formats import Format, Packed, RawTensor, TensorInfo
 
-__all__ = ["BlockScale", "apply_scale", "find_scales"]
+__all__ = ["apply_scale", "find"]
 
 _SUFFIX = "_scale_inv"
 _DEFAULT_BLOCK = (128, 128)
+_SCALE_FORMATS = (Format.F32, Format.BF16, Format.F16, Format.F8_E8M0)
 
 
-@dataclass(frozen=True, slots=True)
-class BlockScale:
-    """Which tensor scales a matrix, and the (rows, columns) that one of its entries is for."""
-
-    name: str
-    block: tuple[int, int]
-
-
-def find_scales(
-    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
-) -> dict[str, BlockScale]:
-    """The block scale of every FP8 matrix, its shape checked.
+def find(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, Packed]:
+    """Every FP8 matrix with the block scales beside it, their shape checked.
 
     Raises WeightsError when the config speaks of quantisation and an FP8 tensor has no block scale (its
     values would be meaningless), or a scale does not fit its matrix.
     """
     quantization = config.get("quantization_config")
     block = _block(folder, quantization)
-    scales: dict[str, BlockScale] = {}
+    found: dict[str, Packed] = {}
     for name, info in tensors.items():
         if info.format != Format.F8_E4M3:
             continue
@@ -52,11 +43,11 @@ def find_scales(
                 )
             continue
         _check(folder, info, scale, block)
-        scales[name] = BlockScale(scale.name, block)
-    return scales
+        found[name] = Packed(info, (name, scale.name), functools.partial(apply_scale, block=block))
+    return found
 
 
-def apply_scale(raw: RawTensor, scale: RawTensor, block: tuple[int, int]) -> RawTensor:
+def apply_scale(raw: RawTensor, scale: RawTensor, *, block: tuple[int, int]) -> RawTensor:
     """The matrix as F32.
 
     Not bf16: an FP8 value times a float32 scale has up to 28 significant bits. One rounding to float32 keeps
@@ -88,7 +79,7 @@ def _check(folder: Path, info: TensorInfo, scale: TensorInfo, block: tuple[int, 
     if len(info.shape) != 2:
         raise WeightsError(f"{at} has shape {list(info.shape)}; only matrices can have block scales")
     expected = tuple(-(-size // step) for size, step in zip(info.shape, block, strict=True))
-    if scale.shape != expected or scale.format == Format.F8_E4M3:
+    if scale.shape != expected or scale.format not in _SCALE_FORMATS:
         raise WeightsError(
             f"{at} of shape {list(info.shape)} needs float scales of shape {list(expected)} for blocks of "
             f"{block[0]} x {block[1]}; {scale.name!r} is {scale.format} {list(scale.shape)}"

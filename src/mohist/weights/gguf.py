@@ -52,13 +52,14 @@ GGML_FORMATS: dict[int, Format] = {
     13: Format.Q5_K,
     14: Format.Q6_K,
     30: Format.BF16,
+    39: Format.MXFP4,
 }
 """Tensor type codes that we read."""
 
 _OTHER_GGML_FORMATS = {
     6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS",
     18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16",
-    26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4",
+    26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 40: "NVFP4",
 }  # fmt: skip
 
 _MAX_KEY_BYTES = 65_535

@@ -95,6 +95,13 @@ def _decode_q6_k(blocks: torch.Tensor) -> torch.Tensor:
     return quants.view(-1, 16, 16).mul_(scales.unsqueeze(2)).view(-1, 256)
 
 
+def _decode_mxfp4(blocks: torch.Tensor) -> torch.Tensor:
+    # ggml keeps doubled values and halves the scale 2^(e - 127): its exponent field is then e - 1.
+    exponents = blocks[:, :1].int()
+    bits = torch.where(exponents < 2, 0x00200000 << exponents.clamp(max=2), (exponents - 1) << 23)
+    return _FP4_DOUBLED[_nibbles(blocks[:, 1:], 16).int()].mul_(bits.view(torch.float32))
+
+
 def _affine_k(blocks: torch.Tensor, quants: torch.Tensor) -> torch.Tensor:
     """`scale * q - minimum` for the eight sub-blocks of Q4_K and Q5_K, which share their first 16 bytes."""
     first, second, mixed = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
@@ -166,6 +173,9 @@ def _pack_nibbles(values: torch.Tensor) -> torch.Tensor:
     return quants[:, :16] | (quants[:, 16:] << 4)
 
 
+_FP4_DOUBLED = torch.tensor([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], dtype=torch.float32)
+"""Twice what a code of e2m1 stands for, as ggml tabulates it: its negative zero is zero."""
+
 _DECODERS: dict[Format, Callable[[torch.Tensor], torch.Tensor]] = {
     Format.Q8_0: _decode_q8_0,
     Format.Q4_0: _decode_q4_0,
@@ -173,6 +183,7 @@ _DECODERS: dict[Format, Callable[[torch.Tensor], torch.Tensor]] = {
     Format.Q4_K: _decode_q4_k,
     Format.Q5_K: _decode_q5_k,
     Format.Q6_K: _decode_q6_k,
+    Format.MXFP4: _decode_mxfp4,
 }
 
 _ENCODERS: dict[Format, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] = {

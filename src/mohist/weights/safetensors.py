@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mohist.errors import WeightsError
-from mohist.weights import fp8
 from mohist.weights.files import WeightFile, read_json
 from mohist.weights.formats import Format, RawTensor, TensorInfo
+from mohist.weights.packed import find_packed
 
 __all__ = ["SafetensorsCheckpoint"]
 
@@ -26,7 +26,16 @@ INDEX_NAME = "model.safetensors.index.json"
 CONFIG_NAME = "config.json"
 METADATA_KEY = "__metadata__"
 
-DTYPES = {"F32": Format.F32, "F16": Format.F16, "BF16": Format.BF16, "F8_E4M3": Format.F8_E4M3}
+DTYPES = {
+    "F32": Format.F32,
+    "F16": Format.F16,
+    "BF16": Format.BF16,
+    "F8_E4M3": Format.F8_E4M3,
+    "F8_E8M0": Format.F8_E8M0,
+    "U8": Format.U8,
+    "I32": Format.I32,
+    "I64": Format.I64,
+}
 """The header's names of the formats that we read and write."""
 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
@@ -48,8 +57,8 @@ _REFETCH = "the file is truncated or corrupt: fetch it again"
 class SafetensorsCheckpoint:
     """A model folder, its headers read and checked.
 
-    `config` is the content of config.json. FP8 matrices with block scales appear in `tensors` in their stored
-    format, F8_E4M3, without their scales; `read` applies the scales and hands over F32.
+    `config` is the content of config.json. A packed tensor (see `mohist.weights.packed`) appears in `tensors`
+    once, with the format of its codes and the shape of its values; `read` unpacks it, to F32 or BF16.
     """
 
     kind: Literal["safetensors"] = "safetensors"
@@ -61,22 +70,24 @@ class SafetensorsCheckpoint:
         for shard, names in _shards(path):
             self._add(shard, names)
         stored = {name: info for name, (info, _, _) in self._stored.items()}
-        self._scales = fp8.find_scales(path, self.config, stored)
-        scale_names = {scale.name for scale in self._scales.values()}
-        self.tensors: Mapping[str, TensorInfo] = {
-            name: info for name, info in stored.items() if name not in scale_names
+        self._packed = find_packed(path, self.config, stored)
+        parts = {part for packed in self._packed.values() for part in packed.parts}
+        whole = {name: info for name, info in stored.items() if name not in parts}
+        self.tensors: Mapping[str, TensorInfo] = whole | {
+            name: packed.info for name, packed in self._packed.items()
         }
 
     def read(self, name: str) -> RawTensor:
         """One tensor, read into fresh memory. Raises WeightsError when there is none of that name."""
-        if name not in self._stored:
+        if name not in self.tensors:
             raise WeightsError(f"{self.path}: holds no tensor {name!r}")
+        packed = self._packed.get(name)
+        return self._read(name) if packed is None else packed.unpack(*map(self._read, packed.parts))
+
+    def _read(self, name: str) -> RawTensor:
+        """A tensor as it is stored."""
         info, file, offset = self._stored[name]
-        raw = RawTensor.read(file, info, offset)
-        if name not in self._scales:
-            return raw
-        scale = self._scales[name]
-        return fp8.apply_scale(raw, self.read(scale.name), scale.block)
+        return RawTensor.read(file, info, offset)
 
     def _add(self, shard: Path, names: set[str] | None) -> None:
         file = WeightFile.of(shard)

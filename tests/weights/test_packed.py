@@ -1,0 +1,103 @@
+"""Packed tensors: unpacked to the bits of the reference, and refused where their parts do not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mohist.errors import WeightsError
+from mohist.weights.formats import Format, TensorInfo
+from mohist.weights.safetensors import SafetensorsCheckpoint
+
+Tensors = dict[str, torch.Tensor]
+
+
+def save(folder: Path, tensors: Tensors, **config: Any) -> Path:
+    """A folder with tensors of any type, written by the safetensors library."""
+    library = pytest.importorskip("safetensors.torch")
+    library.save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+# MXFP4.
+
+
+def mxfp4_tensors(experts: int, rows: int, blocks: int) -> Tensors:
+    generator = torch.Generator().manual_seed(experts + rows + blocks)
+    codes = torch.randint(256, (experts, rows, blocks, 16), dtype=torch.uint8, generator=generator)
+    scales = torch.randint(256, (experts, rows, blocks), dtype=torch.uint8, generator=generator)
+    return {"e.gate_up_proj_blocks": codes, "e.gate_up_proj_scales": scales}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 10, 5), (2, 4096, 3)])
+def test_mxfp4_unpacks_to_the_bits_of_transformers(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    """Every code and every exponent occurs, NaN among them."""
+    reference = pytest.importorskip("transformers.integrations.mxfp4")
+    tensors = mxfp4_tensors(*shape)
+    experts, rows, blocks = shape
+    checkpoint = SafetensorsCheckpoint(save(tmp_path, tensors, model_type="gpt_oss"))
+    info = TensorInfo("e.gate_up_proj", Format.MXFP4, (experts, 32 * blocks, rows))
+    assert checkpoint.tensors == {"e.gate_up_proj": info}
+    raw = checkpoint.read("e.gate_up_proj")
+    assert raw.info == TensorInfo("e.gate_up_proj", Format.BF16, info.shape)
+    theirs = reference.convert_moe_packed_tensors(*tensors.values())
+    assert torch.equal(raw.data.view(torch.int16), theirs.contiguous().view(torch.int16))
+
+
+def test_mxfp4_by_its_definition(tmp_path: Path) -> None:
+    """Low half first, e2m1 values, a bias of 127."""
+    codes = torch.zeros(1, 2, 1, 16, dtype=torch.uint8)
+    codes[0, 0, 0, :8] = torch.tensor([0x10, 0x32, 0x54, 0x76, 0x98, 0xBA, 0xDC, 0xFE], dtype=torch.uint8)
+    scales = torch.tensor([[[128], [0]]], dtype=torch.uint8)
+    folder = save(tmp_path, {"w_blocks": codes, "w_scales": scales})
+    values = SafetensorsCheckpoint(folder).read("w").data
+    positive = [0, 1, 2, 3, 4, 6, 8, 12]
+    assert values[0, :16, 0].tolist() == [*positive, *(-value for value in positive)]
+    assert not values[0, 16:].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"e.gate_up_proj_scales": None}, "there are none"),
+        ({"e.gate_up_proj_scales": torch.zeros(2, 4, 2, dtype=torch.uint8)}, r"there are u8 \[2, 4, 2\]"),
+        ({"e.gate_up_proj_scales": torch.zeros(2, 4, 3)}, r"there are f32 \[2, 4, 3\]"),
+        ({"e.gate_up_proj_blocks": torch.zeros(2, 4, 3, 8, dtype=torch.uint8)}, r"needs the shape"),
+        ({"e.gate_up_proj_blocks": torch.zeros(4, 3, 16, dtype=torch.uint8)}, r"needs the shape"),
+        ({"e.gate_up_proj": torch.zeros(1)}, "MXFP4 tensor"),
+        ({"e.gate_up_proj_blocks": None}, "'e.gate_up_proj_scales' is u8 and belongs to no packing"),
+        ({"more": torch.zeros(2, dtype=torch.int64)}, "'more' is i64 and belongs to no packing"),
+    ],
+)
+def test_mxfp4_parts_that_do_not_fit_are_refused(
+    tmp_path: Path, change: dict[str, torch.Tensor | None], message: str
+) -> None:
+    changed = mxfp4_tensors(2, 4, 3) | change
+    tensors = {name: tensor for name, tensor in changed.items() if tensor is not None}
+    with pytest.raises(WeightsError, match=message):
+        SafetensorsCheckpoint(save(tmp_path, tensors))
+
+
+# FP8.
+
+
+def test_fp8_scales_may_be_bare_exponents(tmp_path: Path) -> None:
+    """ue8m0: one byte, 2^(e - 127)."""
+    codes = torch.randn(130, 200, generator=torch.Generator().manual_seed(0)).to(torch.float8_e4m3fn)
+    exponents = torch.tensor([[120, 127], [130, 1]], dtype=torch.uint8)
+    tensors = {"w": codes, "w_scale_inv": exponents.view(torch.float8_e8m0fnu)}
+    folder = save(tmp_path, tensors, quantization_config={"quant_method": "fp8", "scale_fmt": "ue8m0"})
+    values = SafetensorsCheckpoint(folder).read("w").data
+    scales = torch.ldexp(torch.ones(2, 2), exponents.int() - 127)
+    expected = codes.float()
+    for row in range(2):
+        for column in range(2):
+            part = (slice(128 * row, 128 * row + 128), slice(128 * column, 128 * column + 128))
+            expected[part] *= scales[row, column]
+    assert torch.equal(values, expected)
