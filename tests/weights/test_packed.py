@@ -65,9 +65,9 @@ def test_mxfp4_by_its_definition(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"e.gate_up_proj_scales": None}, "there are none"),
-        ({"e.gate_up_proj_scales": torch.zeros(2, 4, 2, dtype=torch.uint8)}, r"there are u8 \[2, 4, 2\]"),
-        ({"e.gate_up_proj_scales": torch.zeros(2, 4, 3)}, r"there are f32 \[2, 4, 3\]"),
+        ({"e.gate_up_proj_scales": None}, "first three axes, not none"),
+        ({"e.gate_up_proj_scales": torch.zeros(2, 4, 2, dtype=torch.uint8)}, r"not u8 \[2, 4, 2\]"),
+        ({"e.gate_up_proj_scales": torch.zeros(2, 4, 3)}, r"not f32 \[2, 4, 3\]"),
         ({"e.gate_up_proj_blocks": torch.zeros(2, 4, 3, 8, dtype=torch.uint8)}, r"needs the shape"),
         ({"e.gate_up_proj_blocks": torch.zeros(4, 3, 16, dtype=torch.uint8)}, r"needs the shape"),
         ({"e.gate_up_proj": torch.zeros(1)}, "MXFP4 tensor"),

@@ -37,10 +37,11 @@ def find(folder: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, Packed]:
         scales = tensors.get(name + _SCALES)
         expected = TensorInfo(name + _SCALES, Format.U8, blocks.shape[:3])
         if len(blocks.shape) != 4 or blocks.shape[3] != _CODES or scales != expected or name in tensors:
+            there = "none" if scales is None else f"{scales.format} {list(scales.shape)}"
             raise WeightsError(
                 f"{folder}: MXFP4 tensor {stored!r:.100} {list(blocks.shape)} needs the shape [experts, "
-                f"rows, blocks, {_CODES}] and u8 scales {name + _SCALES!r:.100} of the first three axes; there "
-                f"are {'none' if scales is None else f'{scales.format} {list(scales.shape)}'}"
+                f"rows, blocks, {_CODES}] and u8 scales {name + _SCALES!r:.100} of the first three axes, "
+                f"not {there}"
             )
         experts, rows, count, _ = blocks.shape
         info = TensorInfo(name, Format.MXFP4, (experts, count * 2 * _CODES, rows))
