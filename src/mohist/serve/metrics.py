@@ -1,0 +1,111 @@
+"""What Prometheus may know, under the names that dashboards for other engines use, with `mohist:` in front.
+
+Times and tokens of requests are counted when they are reported; the engine's state (requests running and
+waiting, cache use) is read when somebody scrapes. Every series has the label `model`, which is
+one of the loaded models or upstreams: a name that a client makes up makes no series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from mohist.engine.engine import EngineStats
+
+__all__ = ["CONTENT_TYPE", "Metrics"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_BETWEEN_TOKENS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+_REQUEST_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+
+
+class Metrics:
+    """Counters and histograms of one server. `stats` says the state of each loaded engine by model."""
+
+    def __init__(self, stats: Callable[[], Mapping[str, EngineStats]]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_EngineCollector(stats))
+        histogram, counter = self._histogram, self._counter
+        self._first_token = histogram(
+            "time_to_first_token_seconds", "From a request's arrival to its first token.", _FIRST_TOKEN_S
+        )
+        self._between = histogram(
+            "inter_token_latency_seconds", "From one token of a choice to its next.", _BETWEEN_TOKENS_S
+        )
+        self._request = histogram(
+            "e2e_request_latency_seconds", "From a request's arrival to its end.", _REQUEST_S
+        )
+        self._prompt = counter("prompt_tokens", "Prompt tokens, cached ones included.")
+        self._queries = counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
+        self._hits = counter("prefix_cache_hits", "Prompt tokens that were found there.")
+        self._generation = counter("generation_tokens", "Generated tokens.")
+        self._success = counter("request_success", "Ended choices by the reason.", "finished_reason")
+        self._refused = Counter(
+            "mohist:requests_refused", "Requests answered with an error.", ("code",), registry=self._registry
+        )
+
+    def first_token(self, model: str, seconds: float) -> None:
+        """A request's first token is there."""
+        self._first_token.labels(model).observe(seconds)
+
+    def next_token(self, model: str, seconds: float) -> None:
+        """A token after the first."""
+        self._between.labels(model).observe(seconds)
+
+    def finished(
+        self,
+        model: str,
+        reason: str,
+        *,
+        seconds: float,
+        prompt_tokens: int,
+        cached_tokens: int,
+        completion_tokens: int,
+    ) -> None:
+        """A choice has ended."""
+        self._request.labels(model).observe(seconds)
+        self._success.labels(model, reason).inc()
+        self._prompt.labels(model).inc(prompt_tokens)
+        self._queries.labels(model).inc(prompt_tokens)
+        self._hits.labels(model).inc(cached_tokens)
+        self._generation.labels(model).inc(completion_tokens)
+
+    def refused(self, status: int) -> None:
+        """A request was answered with an error status."""
+        self._refused.labels(str(status)).inc()
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def _histogram(self, name: str, doc: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"mohist:{name}", doc, ("model",), buckets=buckets, registry=self._registry)
+
+    def _counter(self, name: str, doc: str, *labels: str) -> Counter:
+        return Counter(f"mohist:{name}", doc, ("model", *labels), registry=self._registry)
+
+
+class _EngineCollector(Collector):
+    """Reads the engines when it is asked to."""
+
+    def __init__(self, stats: Callable[[], Mapping[str, EngineStats]]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        gauge, counter = GaugeMetricFamily, CounterMetricFamily
+        running = gauge("mohist:num_requests_running", "Requests in the current batch.", labels=["model"])
+        waiting = gauge("mohist:num_requests_waiting", "Requests in the queue.", labels=["model"])
+        usage = gauge(
+            "mohist:kv_cache_usage_perc", "Cache blocks held by requests, 1 is all.", labels=["model"]
+        )
+        preemptions = counter("mohist:num_preemptions", "Requests sent back to the queue.", labels=["model"])
+        for model, stats in self._stats().items():
+            running.add_metric([model], stats.running)
+            waiting.add_metric([model], stats.waiting)
+            usage.add_metric([model], stats.blocks_used / stats.blocks_total)
+            preemptions.add_metric([model], stats.preemptions)
+        return [running, waiting, usage, preemptions]
