@@ -110,6 +110,12 @@ class Engine:
         """Whether `step` has anything left to do or to tell."""
         return bool(self._unfinished or self._events)
 
+    @property
+    def capacity(self) -> int:
+        """Most tokens that a prompt and its answer may have together."""
+        # The last token of an answer needs no place in the cache.
+        return min(self._limits.max_positions, self._limits.cache_tokens + 1)
+
     def submit(
         self,
         prompt: Iterable[int] | Request,

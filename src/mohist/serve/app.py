@@ -1,0 +1,149 @@
+"""The ASGI application: every dialect's routes behind one gate.
+
+The gate is pure ASGI, so that streams pass through it untouched: it names each request, refuses bodies that
+are too large, asks who is there, and writes the access log, in which there is nothing of what was said.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import mohist
+from mohist.serve import dialects
+from mohist.serve.access import OPEN_PATH, Access, AccessError
+from mohist.serve.errors import ApiError
+from mohist.serve.openai_shape import error_body
+from mohist.serve.routes import as_api_error
+from mohist.serve.service import Service
+from mohist.serve.wire import JsonReply
+
+__all__ = ["make_app"]
+
+_log = logging.getLogger("mohist.serve.access")
+
+
+def make_app(
+    service: Service,
+    access: Access,
+    *,
+    lifespan: Callable[[], AbstractAsyncContextManager[None]] | None = None,
+) -> ASGIApp:
+    """The application. `lifespan` is entered before the first request and left after the last."""
+
+    @asynccontextmanager
+    async def whole_life(_: FastAPI) -> AsyncGenerator[None]:
+        if lifespan is None:
+            yield
+            return
+        async with lifespan():
+            yield
+
+    app = FastAPI(
+        title="Mohist",
+        version=mohist.__version__,
+        lifespan=whole_life,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+    )
+    for module in pkgutil.iter_modules(dialects.__path__):
+        app.include_router(importlib.import_module(f"{dialects.__name__}.{module.name}").routes(service))
+    app.add_exception_handler(HTTPException, _error)
+    app.add_exception_handler(Exception, _error)
+    return Gate(app, access, max_body_bytes=service.limits.max_body_bytes)
+
+
+async def _error(_: Request, error: Exception) -> Response:
+    """What no dialect has shaped: unknown paths and methods."""
+    return _reply(as_api_error(error))
+
+
+def _reply(error: ApiError) -> Response:
+    return JsonReply(error_body(error), status_code=error.status, headers=error.headers)
+
+
+class Gate:
+    """Lets requests in. `scope["state"]` gets `request_id` and `principal`."""
+
+    def __init__(self, app: ASGIApp, access: Access, *, max_body_bytes: int) -> None:
+        self._app = app
+        self._access = access
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, or the application's life."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begin_s = time.monotonic()
+        id = f"req_{uuid4().hex}"
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = id
+        status = 499
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", id.encode())]
+            await send(message)
+
+        try:
+            await self._let_in(scope, state, receive, sending)
+        finally:
+            _log.info(
+                "request",
+                extra={
+                    "request_id": id,
+                    "method": scope["method"],
+                    "path": scope["path"] if status != 404 else "",
+                    "status": status,
+                    "seconds": round(time.monotonic() - begin_s, 6),
+                    "key_id": state["principal"].key_id if "principal" in state else "",
+                },
+            )
+
+    async def _let_in(self, scope: Scope, state: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["path"] != OPEN_PATH:
+            try:
+                state["principal"] = self._access.check(scope["headers"])
+            except AccessError as error:
+                kind = "authentication_error" if error.status == 401 else "permission_error"
+                reply = _reply(ApiError(error.status, str(error), type=kind))
+                reply.raw_headers += error.headers
+                await reply(scope, receive, send)
+                return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if int(length) > self._max_body_bytes:
+            await _reply(self._too_large())(scope, receive, send)
+            return
+        await self._app(scope, self._bounded(receive), send)
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """`receive` that raises for bodies of unknown length once they are too large."""
+        left = self._max_body_bytes
+
+        async def bounded() -> Message:
+            nonlocal left
+            message = await receive()
+            if message["type"] == "http.request":
+                left -= len(message.get("body", b""))
+                if left < 0:
+                    raise HTTPException(413, str(self._too_large()))
+            return message
+
+        return bounded
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"the body has more than {self._max_body_bytes} bytes", code="body_too_large")

@@ -1,0 +1,156 @@
+"""A model of this machine behind the server: an `Ask` to the engine's tokens to events."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncGenerator
+from contextlib import closing
+from hashlib import blake2b
+
+import mohist
+from mohist.engine.engine import FinishEvent, ScoreEvent, TokenEvent
+from mohist.engine.sequence import Draw
+from mohist.errors import RequestError
+from mohist.llm import LLM
+from mohist.serve.answer import Event, Finished, FinishReason, Piece, Started, TokenInfo, ToolCallPiece, Usage
+from mohist.serve.ask import Ask
+from mohist.serve.errors import ApiError, invalid
+from mohist.serve.prompt import Prepared, prepare
+from mohist.serve.text import ChoiceText
+from mohist.serve.worker import EngineWorker
+from mohist.types import Completion
+
+__all__ = ["LocalModel"]
+
+
+class LocalModel:
+    """One loaded model with the thread that runs it."""
+
+    def __init__(self, name: str, llm: LLM) -> None:
+        self.name = name
+        self.llm = llm
+        self.worker = EngineWorker(llm.engine, name=name)
+        written = f"{llm.source}\0{llm.summary}\0{mohist.__version__}"
+        self.fingerprint = "fp_" + blake2b(written.encode(), digest_size=8).hexdigest()
+
+    async def answer(self, ask: Ask, *, salt: bytes = b"") -> AsyncGenerator[Event]:
+        """The events of an answer; closing the iterator ends the work on it. Raises ApiError."""
+        prepared = await asyncio.to_thread(prepare, self.llm, ask)
+        prompt = prepared.request.prompt
+        started = Started(
+            model=self.name,
+            fingerprint=self.fingerprint,
+            thinks=prepared.thinks,
+            prompt_tokens=len(prompt),
+            seed=prepared.request.params.seed,
+        )
+        try:
+            job = await self.worker.submit(prepared.request, n=ask.n, salt=salt)
+        except RequestError as error:
+            raise invalid(error) from error
+        with closing(job):
+            yield started
+            if ask.echo:
+                for event in await self._echo(ask, prompt, salt):
+                    yield event
+            choices = [_LocalChoice(self, i, prepared, ask) for i in range(ask.n)]
+            try:
+                async for index, event in job:
+                    choice = choices[index]
+                    if isinstance(event, TokenEvent):
+                        for piece in choice.push(event.draw):
+                            yield piece
+                        if choice.just_stopped:
+                            job.abort(index)
+                    elif isinstance(event, FinishEvent):
+                        for last in choice.finish(event.completion):
+                            yield last
+            except ApiError:
+                raise
+            except Exception as error:
+                raise ApiError(
+                    500, "the engine failed on this request; it was logged", type="server_error"
+                ) from error
+
+    async def close(self) -> None:
+        """End the model's thread."""
+        await asyncio.to_thread(self.worker.stop)
+
+    async def _echo(self, ask: Ask, prompt: tuple[int, ...], salt: bytes) -> list[Piece]:
+        """The prompt as the beginning of every choice."""
+        tokenizer = self.llm.chat.tokenizer
+        text = ask.prompt if isinstance(ask.prompt, str) else tokenizer.decode(prompt)
+        infos: tuple[TokenInfo, ...] = ()
+        if ask.top_logprobs is not None:
+            logprobs: list[float | None] = [None]
+            if len(prompt) > 1:
+                with closing(await self.worker.score(prompt, salt=salt)) as job:
+                    async for _, event in job:
+                        assert isinstance(event, ScoreEvent)
+                        logprobs += event.logprobs or ()
+            infos = tuple(
+                TokenInfo(token=token, data=tokenizer.token_bytes(token), logprob=logprob)
+                for token, logprob in zip(prompt, logprobs, strict=True)
+            )
+        return [Piece(choice=i, kind="content", text=text, tokens=infos) for i in range(ask.n)]
+
+
+class _LocalChoice:
+    """One choice on its way from the engine."""
+
+    def __init__(self, model: LocalModel, index: int, prepared: Prepared, ask: Ask) -> None:
+        self._index = index
+        self._text = ChoiceText(
+            index,
+            prepared.parser(),
+            model.llm.chat.tokenizer,
+            with_tokens=ask.top_logprobs is not None,
+        )
+        self._ended = False
+        self.just_stopped = False
+        """Whether the last token ended the text, which the engine does not know yet."""
+
+    def push(self, draw: Draw) -> list[Piece | ToolCallPiece]:
+        """The events of the next token. Tokens after the end, already on their way, are dropped."""
+        if self._ended:
+            self.just_stopped = False
+            return []
+        pieces = self._text.push(draw)
+        self.just_stopped = self._ended = self._text.stopped
+        return pieces
+
+    def finish(self, completion: Completion) -> list[Piece | ToolCallPiece | Finished]:
+        """The last events. Raises ApiError where a guide ended the answer."""
+        rest = self._text.finish()
+        count = self._text.num_tokens
+        prompt = completion.usage
+        reason: FinishReason = (
+            "length" if completion.finish_reason == "length" and not self._ended else "stop"
+        )
+        usage = Usage(
+            prompt_tokens=0 if self._index else prompt.prompt_tokens,
+            cached_tokens=0 if self._index else prompt.cached_tokens,
+            completion_tokens=count,
+            reasoning_tokens=self._text.num_reasoning,
+        )
+        finished = Finished(
+            choice=self._index,
+            reason="tool_calls" if self._text.num_calls and reason == "stop" else reason,
+            usage=usage,
+            completion=_first(completion, count, reason),
+        )
+        return [*rest, finished]
+
+
+def _first(completion: Completion, count: int, reason: FinishReason) -> Completion:
+    """The completion without the tokens that were drawn after its end."""
+    return dataclasses.replace(
+        completion,
+        tokens=completion.tokens[:count],
+        logprobs=completion.logprobs[:count],
+        sampled_logprobs=completion.sampled_logprobs[:count],
+        top_logprobs=completion.top_logprobs[:count],
+        finish_reason="length" if reason == "length" else "stop",
+        usage=dataclasses.replace(completion.usage, completion_tokens=count),
+    )

@@ -1,0 +1,186 @@
+"""Answers in OpenAI's and DeepSeek's dialect: whole, in chunks, and errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Any
+from uuid import uuid4
+
+from mohist.serve.answer import (
+    Answer,
+    Choice,
+    Event,
+    Finished,
+    Piece,
+    Started,
+    TokenInfo,
+    ToolCallPiece,
+    Usage,
+)
+from mohist.serve.errors import ApiError
+from mohist.types import ToolCall
+
+__all__ = ["ChatChunks", "chat_completion", "error_body", "token_entry", "usage_entry"]
+
+LEAST_LOGPROB = -9999.0
+"""What stands for minus infinity, which JSON has not."""
+
+
+def error_body(error: ApiError) -> dict[str, Any]:
+    """An error as both APIs tell it."""
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.type,
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+def usage_entry(usage: Usage) -> dict[str, Any]:
+    """What an answer cost, under the names of both APIs."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_cache_hit_tokens": usage.cached_tokens,
+        "prompt_cache_miss_tokens": usage.prompt_tokens - usage.cached_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+def token_entry(info: TokenInfo) -> dict[str, Any]:
+    """A token with its logprob and its alternatives."""
+    return {
+        **_spelled(info.data, info.logprob),
+        "top_logprobs": [_spelled(data, logprob) for data, logprob in info.top],
+    }
+
+
+def _spelled(data: bytes, logprob: float | None) -> dict[str, Any]:
+    return {
+        "token": data.decode("utf-8", "replace"),
+        "logprob": None if logprob is None else max(logprob, LEAST_LOGPROB),
+        "bytes": list(data),
+    }
+
+
+def call_entry(choice: int, index: int, call: ToolCall) -> dict[str, Any]:
+    """A call. Its id is made of what it says and where: a stream and a whole answer have the same one."""
+    written = f"{choice}\0{index}\0{call.name}\0{call.arguments}".encode("utf-8", "replace")
+    id = f"call_{index:02}_{blake2b(written, digest_size=12).hexdigest()}"
+    return {"id": id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+class _Head:
+    """What all parts of one response begin with."""
+
+    def __init__(self, started: Started, model: str, prefix: str, object: str) -> None:
+        self.entries = {
+            "id": f"{prefix}-{uuid4().hex}",
+            "object": object,
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": started.fingerprint,
+        }
+
+
+def chat_completion(answer: Answer, *, with_logprobs: bool) -> dict[str, Any]:
+    """A whole answer."""
+    head = _Head(answer.started, answer.started.model, "chatcmpl", "chat.completion")
+    choices = [_chat_choice(i, choice, with_logprobs) for i, choice in enumerate(answer.choices)]
+    return {**head.entries, "choices": choices, "usage": usage_entry(answer.usage)}
+
+
+def _chat_choice(index: int, choice: Choice, with_logprobs: bool) -> dict[str, Any]:
+    assert choice.finished is not None
+    calls = [call_entry(index, i, call) for i, call in enumerate(choice.tool_calls)]
+    message = {
+        "role": "assistant",
+        "content": choice.content if choice.content or not calls else None,
+        **_reasoning(choice.reasoning),
+        **({"tool_calls": calls} if calls else {}),
+    }
+    logprobs = {
+        "content": [token_entry(info) for info in choice.content_tokens],
+        "reasoning_content": [token_entry(info) for info in choice.reasoning_tokens],
+    }
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": logprobs if with_logprobs else None,
+        "finish_reason": choice.finished.reason,
+    }
+
+
+def _reasoning(text: str | None) -> dict[str, Any]:
+    """Thinking under both of its names."""
+    return {} if text is None else {"reasoning_content": text, "reasoning": text}
+
+
+class ChatChunks:
+    """The chunks of one streamed answer."""
+
+    def __init__(self, started: Started, n: int, *, with_logprobs: bool, include_usage: bool) -> None:
+        self._head = _Head(started, started.model, "chatcmpl", "chat.completion.chunk")
+        self._thinks = started.thinks
+        self._with_logprobs = with_logprobs
+        self._include_usage = include_usage
+        self._num_left = n
+        self._usage = Usage()
+
+    def first(self, choice: int) -> dict[str, Any]:
+        """The chunk that opens a choice."""
+        text: dict[str, Any] = {"content": None, **_reasoning("")} if self._thinks else {"content": ""}
+        return self._chunk(choice, {"role": "assistant", **text})
+
+    def of(self, event: Event) -> Iterable[dict[str, Any]]:
+        """The chunks of one event."""
+        match event:
+            case Piece(kind="content"):
+                yield self._chunk(event.choice, {"content": event.text}, event)
+            case Piece():
+                yield self._chunk(event.choice, {"content": None, **_reasoning(event.text)}, event)
+            case ToolCallPiece():
+                yield from self._call(event)
+            case Finished():
+                self._num_left -= 1
+                self._usage += event.usage
+                usage = None if self._num_left else self._usage
+                yield self._chunk(event.choice, {"content": ""}, reason=event.reason, usage=usage)
+
+    def _call(self, event: ToolCallPiece) -> Iterable[dict[str, Any]]:
+        entry = call_entry(event.choice, event.index, event.call)
+        opening = {**entry, "index": event.index, "function": {"name": event.call.name, "arguments": ""}}
+        yield self._chunk(event.choice, {"tool_calls": [opening]})
+        rest = {"index": event.index, "function": {"arguments": event.call.arguments}}
+        yield self._chunk(event.choice, {"tool_calls": [rest]})
+
+    def _chunk(
+        self,
+        choice: int,
+        delta: dict[str, Any],
+        piece: Piece | None = None,
+        *,
+        reason: str | None = None,
+        usage: Usage | None = None,
+    ) -> dict[str, Any]:
+        logprobs = None
+        if piece is not None and self._with_logprobs:
+            kind = "content" if piece.kind == "content" else "reasoning_content"
+            logprobs = {
+                "content": [],
+                "reasoning_content": [],
+                kind: [token_entry(info) for info in piece.tokens],
+            }
+        entry = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        chunk = {**self._head.entries, "choices": [entry]}
+        if usage is not None:
+            chunk["usage"] = usage_entry(usage)
+        elif self._include_usage:
+            chunk["usage"] = None
+        return chunk

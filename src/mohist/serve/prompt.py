@@ -1,0 +1,169 @@
+"""An `Ask` to what the engine is asked: the prompt's tokens, the params, and how to read the answer.
+
+Everything that can be wrong with a request for a local model is found here. It takes as long as rendering and
+tokenizing take, so it runs on a thread beside the event loop.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from mohist.chat.chat import Chat
+from mohist.chat.stream import StreamParser
+from mohist.errors import ChatError, RequestError
+from mohist.llm import LLM
+from mohist.serve.ask import Ask, Effort, Tool
+from mohist.serve.errors import ApiError, invalid, unavailable
+from mohist.serve.fim import fill_in
+from mohist.serve.text import RawText, TextParser
+from mohist.types import Message, Request
+
+__all__ = ["Prepared", "prepare"]
+
+EFFORTS = get_args(Effort)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """A request that the engine will accept."""
+
+    request: Request
+    parser: Callable[[], TextParser]
+    """Makes the parser of one choice."""
+    thinks: bool
+    """Whether the prompt opened thinking."""
+
+
+def prepare(llm: LLM, ask: Ask) -> Prepared:
+    """Render, tokenize and check. Raises ApiError."""
+    refuse_unavailable(ask)
+    raw = ask.prompt is not None
+    try:
+        prompt, stop_tokens = raw_prompt(llm.chat, ask) if raw else (chat_prompt(llm.chat, ask), ())
+        stop_tokens = (*llm.chat.stop_tokens, *stop_tokens)
+        given = {"seed": secrets.randbits(64), **ask.sampling}
+        room = check_room(len(prompt), llm.engine.capacity, "prompt" if raw else "messages")
+        given["max_tokens"] = min(given.get("max_tokens", room), room)
+        params = llm.defaults.replace(**given, stop_tokens=stop_tokens, top_logprobs=ask.top_logprobs or 0)
+    except (ChatError, RequestError) as error:
+        raise invalid(error, "prompt" if raw else "messages") from error
+    request = Request(prompt=tuple(prompt), params=params)
+    if raw:
+        return Prepared(
+            request=request,
+            parser=lambda: RawText(llm.chat.tokenizer, stop_tokens=stop_tokens, stop=ask.stop),
+            thinks=False,
+        )
+    return Prepared(
+        request=request,
+        parser=lambda: chat_parser(llm.chat, prompt, ask),
+        thinks=llm.chat.opens_thinking(prompt),
+    )
+
+
+def refuse_unavailable(ask: Ask) -> None:
+    """What would need a guide, until there is one."""
+    if ask.shape.kind != "text":
+        raise unavailable(f"a response format of type '{ask.shape.kind}'", "response_format")
+    if ask.tool_choice == "required":
+        raise unavailable("a tool_choice that requires a call", "tool_choice")
+    if any(tool.strict for tool in ask.tools):
+        raise unavailable("strict tools", "tools")
+    if ask.thinking_budget is not None:
+        raise unavailable("a thinking budget", "thinking")
+
+
+def check_room(num_prompt: int, capacity: int, param: str) -> int:
+    """How many tokens are left for the answer, at least 1. Raises ApiError."""
+    if num_prompt >= capacity:
+        raise ApiError(
+            400,
+            f"the prompt has {num_prompt} tokens and this model takes at most {capacity} tokens of prompt "
+            f"and answer together: shorten it by at least {num_prompt - capacity + 1} tokens",
+            param=param,
+            code="context_length_exceeded",
+        )
+    return capacity - num_prompt
+
+
+def chat_prompt(chat: Chat, ask: Ask) -> list[int]:
+    """The tokens of a conversation, up to where the answer begins or goes on."""
+    messages = ask.messages[:-1] if ask.continues else ask.messages
+    prompt = chat.render(
+        messages, tools=offered(ask) or None, thinking=ask.thinking, variables=effort_variables(chat, ask)
+    )
+    return [*prompt, *beginning(chat, prompt, ask.messages[-1])] if ask.continues else prompt
+
+
+def offered(ask: Ask) -> list[dict[str, Any]]:
+    """The tools that the model may call, as templates read them."""
+    return [] if ask.tool_choice == "none" else [tool_schema(tool) for tool in ask.tools]
+
+
+def effort_variables(chat: Chat, ask: Ask) -> dict[str, Any]:
+    """What tells the template how much to think: the model's own level nearest to what was asked for."""
+    levels = chat.format.efforts
+    if ask.effort is None or not levels or "reasoning_effort" not in chat.template.variables:
+        return {}
+    place = EFFORTS.index(ask.effort) * (len(levels) - 1) / (len(EFFORTS) - 1)
+    return {"reasoning_effort": ask.effort if ask.effort in levels else levels[round(place)]}
+
+
+def beginning(chat: Chat, prompt: list[int], message: Message) -> Iterable[int]:
+    """The tokens of an answer that was begun: thinking, closed where an answer follows, and the answer."""
+    opening, closing = (mark(chat, text) for text in chat.format.think)
+    pieces: list[str | int] = []
+    opened = chat.opens_thinking(prompt)
+    if message.reasoning:
+        pieces = [*([] if opened else [opening, "\n"]), message.reasoning]
+        opened = True
+    if message.content:
+        pieces += [*(["\n", closing, "\n\n"] if opened else []), message.content]
+    whole = chat.tokenizer.encode_pieces([*prompt, *joined(pieces)])
+    return whole[len(prompt) :]
+
+
+def joined(pieces: Iterable[str | int]) -> list[str | int]:
+    """Neighbouring texts put together, since tokens may reach across where they meet."""
+    made: list[str | int] = []
+    for piece in pieces:
+        if made and isinstance(piece, str) and isinstance(made[-1], str):
+            made[-1] += piece
+        else:
+            made.append(piece)
+    return made
+
+
+def mark(chat: Chat, text: str) -> str | int:
+    """A mark of the format: the token that it is, or its text."""
+    token = chat.tokenizer.token(text)
+    return text if token is None else token
+
+
+def tool_schema(tool: Tool) -> dict[str, Any]:
+    """A tool as chat templates read it."""
+    function: dict[str, Any] = {"name": tool.name}
+    if tool.description is not None:
+        function["description"] = tool.description
+    function["parameters"] = dict(tool.parameters or {"type": "object", "properties": {}})
+    return {"type": "function", "function": function}
+
+
+def chat_parser(chat: Chat, prompt: list[int], ask: Ask) -> StreamParser:
+    """What reads the answer. Where no tool may be called, text that looks like a call is text."""
+    return chat.stream(prompt, stop=ask.stop, tools=offered(ask))
+
+
+def raw_prompt(chat: Chat, ask: Ask) -> tuple[list[int], tuple[int, ...]]:
+    """The tokens of a text to continue or to fill in, and further tokens that end what is filled in."""
+    if isinstance(ask.prompt, tuple):
+        if ask.suffix is not None:
+            raise invalid("suffix needs a prompt that is text, not tokens", "suffix")
+        return list(ask.prompt), ()
+    assert ask.prompt is not None
+    if ask.suffix is not None:
+        return fill_in(chat.tokenizer, ask.prompt, ask.suffix)
+    return chat.tokenizer.prompt(ask.prompt), ()

@@ -1,0 +1,172 @@
+"""The one way from a request to its answer, for every dialect.
+
+`Service.answer` finds the model, admits the request or refuses it, passes the model's events on and has them
+metered. What a model does with an ask is in `local`; how HTTP looks is in the dialects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
+from typing import Protocol
+
+from mohist.serve.access import Principal
+from mohist.serve.answer import Event, Finished, Piece, Started, ToolCallPiece, Usage
+from mohist.serve.ask import Ask
+from mohist.serve.errors import overloaded
+from mohist.serve.models import Models
+from mohist.serve.settings import LimitsConfig
+
+__all__ = ["Meter", "NoMeter", "Service"]
+
+
+class Meter(Protocol):
+    """Limits of keys, usage and metrics. Every method returns at once."""
+
+    def enter(self, principal: Principal) -> None:
+        """Admit a request, which leaves again, or raise ApiError with nothing taken."""
+        ...
+
+    def leave(self, principal: Principal) -> None:
+        """A request that entered has ended, however."""
+        ...
+
+    def progress(self, model: str, seconds: float, *, first: bool) -> None:
+        """Text came: `seconds` after the request if it is its first, else after the text before."""
+        ...
+
+    def record(
+        self, principal: Principal, request_id: str, model: str, usage: Usage, reason: str, seconds: float
+    ) -> None:
+        """A choice has ended, by "abort" if the client left, `seconds` after its request came."""
+        ...
+
+
+class NoMeter:
+    """Counts nothing and refuses nobody."""
+
+    def enter(self, principal: Principal) -> None:
+        """Everybody is welcome."""
+
+    def leave(self, principal: Principal) -> None:
+        """Nothing to note."""
+
+    def progress(self, model: str, seconds: float, *, first: bool) -> None:
+        """Nothing to note."""
+
+    def record(
+        self, principal: Principal, request_id: str, model: str, usage: Usage, reason: str, seconds: float
+    ) -> None:
+        """Nothing to note."""
+
+
+class Service:
+    """Admits requests and has them answered. Used on one event loop."""
+
+    def __init__(
+        self,
+        models: Models,
+        *,
+        limits: LimitsConfig | None = None,
+        keep_alive_s: float = 10.0,
+        meter: Meter | None = None,
+    ) -> None:
+        """`keep_alive_s`: after how much silence a stream says that it is alive."""
+        self.models = models
+        self.limits = limits or LimitsConfig()
+        self.keep_alive_s = keep_alive_s
+        self.meter: Meter = meter or NoMeter()
+        self._num_requests = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.draining = False
+        """Whether new requests are refused because the server is about to end."""
+
+    async def answer(self, ask: Ask, principal: Principal, request_id: str = "") -> AsyncGenerator[Event]:
+        """A `Started`, then all choices' events. Closing the iterator ends the work. Raises ApiError."""
+        arrived_s = time.monotonic()
+        async with AsyncExitStack() as stack:
+            self._admit()
+            stack.callback(self._release)
+            self.meter.enter(principal)
+            stack.callback(self.meter.leave, principal)
+            backend = await stack.enter_async_context(self.models.lease(ask.model))
+            events = await stack.enter_async_context(aclosing(backend.answer(ask, salt=principal.salt)))
+            metered = self._metered(events, ask, principal, request_id, arrived_s)
+            async for event in await stack.enter_async_context(aclosing(metered)):
+                yield event
+
+    async def drain(self) -> None:
+        """Refuse new requests and return when the running ones have ended."""
+        self.draining = True
+        await self._idle.wait()
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that are running or waiting."""
+        return self._num_requests
+
+    def _admit(self) -> None:
+        if self.draining:
+            raise overloaded("the server is about to end and takes no new requests: try again", 5)
+        if self._num_requests >= self.limits.max_requests:
+            raise overloaded(
+                f"{self._num_requests} requests are running or waiting, and there may be no more: try again"
+            )
+        self._num_requests += 1
+        self._idle.clear()
+
+    def _release(self) -> None:
+        self._num_requests -= 1
+        if not self._num_requests:
+            self._idle.set()
+
+    async def _metered(
+        self,
+        events: AsyncGenerator[Event],
+        ask: Ask,
+        principal: Principal,
+        request_id: str,
+        arrived_s: float,
+    ) -> AsyncGenerator[Event]:
+        started: Started | None = None
+        unfinished = set(range(ask.n))
+        last_s = None
+        try:
+            async for event in events:
+                now_s = time.monotonic()
+                match event:
+                    case Started():
+                        started = event
+                    case Piece() | ToolCallPiece():
+                        assert started is not None
+                        since_s = arrived_s if last_s is None else last_s
+                        self.meter.progress(started.model, now_s - since_s, first=last_s is None)
+                        last_s = now_s
+                    case Finished():
+                        assert started is not None
+                        unfinished.discard(event.choice)
+                        self.meter.record(
+                            principal,
+                            request_id,
+                            started.model,
+                            event.usage,
+                            event.reason,
+                            now_s - arrived_s,
+                        )
+                yield event
+        finally:
+            if started is not None:
+                for choice in sorted(unfinished):
+                    # What an aborted choice had generated is not known here; its prompt is.
+                    usage = Usage(prompt_tokens=0 if choice else started.prompt_tokens)
+                    self.meter.record(
+                        principal,
+                        request_id,
+                        started.model,
+                        usage,
+                        "abort",
+                        time.monotonic() - arrived_s,
+                    )

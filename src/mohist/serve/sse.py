@@ -1,0 +1,81 @@
+"""Server-sent events: a response that is written while the answer is made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from typing import Any
+
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+__all__ = ["KEEP_ALIVE", "EventStream", "event_bytes"]
+
+KEEP_ALIVE = b": keep-alive\n\n"
+"""A comment, which clients skip."""
+
+
+def event_bytes(data: bytes, event: str | None = None) -> bytes:
+    """One event. `data` is one line."""
+    return (b"" if event is None else b"event: " + event.encode() + b"\n") + b"data: " + data + b"\n\n"
+
+
+class EventStream(Response):
+    """Sends what `chunks` yields; a comment where it is silent for `keep_alive_s`.
+
+    A client that leaves ends it at once: the generator is closed wherever it waits.
+    """
+
+    def __init__(
+        self,
+        chunks: AsyncGenerator[bytes],
+        *,
+        keep_alive_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(
+            media_type="text/event-stream", headers={"cache-control": "no-cache", "x-accel-buffering": "no"}
+        )
+        self.headers.update(headers or {})
+        del self.headers["content-length"]
+        self._chunks = chunks
+        self._keep_alive_s = keep_alive_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The response as ASGI."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        gone = asyncio.ensure_future(_disconnected(receive))
+        following: asyncio.Future[bytes | None] = asyncio.ensure_future(_next(self._chunks))
+        try:
+            while True:
+                waits: set[asyncio.Future[Any]] = {following, gone}
+                await asyncio.wait(waits, timeout=self._keep_alive_s, return_when=asyncio.FIRST_COMPLETED)
+                if gone.done():
+                    return
+                if not following.done():
+                    await _send(send, KEEP_ALIVE)
+                    continue
+                chunk = following.result()
+                if chunk is None:
+                    await _send(send, b"", more=False)
+                    return
+                await _send(send, chunk)
+                following = asyncio.ensure_future(_next(self._chunks))
+        finally:
+            following.cancel()
+            gone.cancel()
+            await asyncio.gather(following, gone, return_exceptions=True)
+            await self._chunks.aclose()
+
+
+async def _next(chunks: AsyncGenerator[bytes]) -> bytes | None:
+    return await anext(chunks, None)
+
+
+def _send(send: Send, body: bytes, *, more: bool = True) -> Awaitable[None]:
+    return send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

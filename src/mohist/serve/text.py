@@ -1,0 +1,157 @@
+"""Tokens of one choice to pieces of its text, each with the tokens that wrote it."""
+
+from __future__ import annotations
+
+import codecs
+from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
+
+from mohist.chat.stream import Delta
+from mohist.chat.tokenizer import Tokenizer
+from mohist.engine.sequence import Draw
+from mohist.serve.answer import Piece, TokenInfo, ToolCallPiece
+
+__all__ = ["ChoiceText", "RawText", "TextParser", "token_info"]
+
+
+class TextParser(Protocol):
+    """`StreamParser` and `RawText`: tokens in, text out."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop token or stop string came."""
+        ...
+
+    @property
+    def thinking(self) -> bool:
+        """Whether text that came now would be thinking."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Whole characters that the tokens so far spell."""
+        ...
+
+    @property
+    def inside_character(self) -> bool:
+        """Whether the tokens so far end within a character."""
+        ...
+
+    def push(self, token: int, /) -> list[Delta]:
+        """What this token makes certain."""
+        ...
+
+    def finish(self) -> list[Delta]:
+        """What was held back."""
+        ...
+
+
+class RawText:
+    """A parser for text without chat format: everything is content up to a stop token or stop string."""
+
+    thinking = False
+
+    def __init__(self, tokenizer: Tokenizer, *, stop_tokens: Iterable[int], stop: Iterable[str]) -> None:
+        self._tokenizer = tokenizer
+        self._stop_tokens = frozenset(stop_tokens)
+        self._stop = tuple(stop)
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._buffer = ""
+        self.stopped = False
+        self.length = 0
+
+    @property
+    def inside_character(self) -> bool:
+        """Whether the tokens so far end within a character."""
+        return bool(self._decoder.getstate()[0])
+
+    def push(self, token: int, /) -> list[Delta]:
+        """What this token makes certain. Stop tokens are not shown, other markup is."""
+        if token in self._stop_tokens:
+            self.stopped = True
+        if self.stopped:
+            return []
+        return self._feed(self._decoder.decode(self._tokenizer.token_bytes(token)), final=False)
+
+    def finish(self) -> list[Delta]:
+        """What was held back, unless a stop string came."""
+        return self._feed(self._decoder.decode(b"", final=True), final=True)
+
+    def _feed(self, text: str, *, final: bool) -> list[Delta]:
+        self._buffer += text
+        self.length += len(text)
+        start = self.length - len(self._buffer)
+        places = [place for stop in self._stop if (place := self._buffer.find(stop)) >= 0]
+        certain = len(self._buffer) - (0 if final else self._held_back())
+        if places and min(places) < certain:
+            self.stopped = True
+            certain, self._buffer = min(places), self._buffer[: min(places)]
+        shown, self._buffer = self._buffer[:certain], self._buffer[certain:]
+        return [Delta("content", shown, place=start)] if shown else []
+
+    def _held_back(self) -> int:
+        """How many characters at the end may begin a stop string."""
+        longest = min(len(self._buffer), max(map(len, self._stop), default=1) - 1)
+        ends = range(longest, 0, -1)
+        return next((n for n in ends if any(stop.startswith(self._buffer[-n:]) for stop in self._stop)), 0)
+
+
+class ChoiceText:
+    """The text of one choice as it grows."""
+
+    def __init__(self, choice: int, parser: TextParser, tokenizer: Tokenizer, *, with_tokens: bool) -> None:
+        self._choice = choice
+        self._parser = parser
+        self._tokenizer = tokenizer
+        self._with_tokens = with_tokens
+        self._pending: deque[tuple[int, int, Draw]] = deque()
+        """Tokens with the places in the answer where their text starts and ends, not yet given out."""
+        self.num_tokens = 0
+        self.num_reasoning = 0
+        self.num_calls = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the answer is over, whatever the model would go on with."""
+        return self._parser.stopped
+
+    def push(self, draw: Draw) -> list[Piece | ToolCallPiece]:
+        """What the next token makes certain."""
+        parser = self._parser
+        start, thinking = parser.length, parser.thinking
+        deltas = parser.push(draw.token)
+        self.num_tokens += 1
+        self.num_reasoning += thinking or parser.thinking
+        if self._with_tokens and (parser.length > start or parser.inside_character):
+            self._pending.append((start, max(parser.length, start + 1), draw))
+        return [self._event(delta) for delta in deltas]
+
+    def finish(self) -> list[Piece | ToolCallPiece]:
+        """What was held back until the end."""
+        return [self._event(delta) for delta in self._parser.finish()]
+
+    def _event(self, delta: Delta) -> Piece | ToolCallPiece:
+        if delta.tool_call is not None:
+            self.num_calls += 1
+            return ToolCallPiece(choice=self._choice, index=self.num_calls - 1, call=delta.tool_call)
+        tokens = tuple(self._tokens_until(delta.place, delta.place + len(delta.text)))
+        assert delta.kind != "tool_call"
+        return Piece(choice=self._choice, kind=delta.kind, text=delta.text, tokens=tokens)
+
+    def _tokens_until(self, start: int, end: int) -> Iterable[TokenInfo]:
+        """The pending tokens that wrote text in start..end; what wrote only text before it is dropped."""
+        while self._pending and self._pending[0][0] < end:
+            _, token_end, draw = self._pending.popleft()
+            if token_end > start:
+                yield token_info(draw, self._tokenizer)
+
+
+def token_info(draw: Draw, tokenizer: Tokenizer) -> TokenInfo:
+    """A drawn token as clients see it."""
+    return TokenInfo(
+        token=draw.token,
+        data=tokenizer.token_bytes(draw.token),
+        logprob=draw.logprob,
+        top=tuple((tokenizer.token_bytes(token), logprob) for token, logprob in draw.top),
+    )

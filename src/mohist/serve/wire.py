@@ -1,0 +1,55 @@
+"""JSON on the wire, and clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+
+__all__ = ["ClientLeft", "JsonReply", "json_bytes", "unless_client_leaves"]
+
+T = TypeVar("T")
+
+
+def json_bytes(value: Any) -> bytes:
+    """`value` as JSON in UTF-8. Half a surrogate pair, which models and clients can write, becomes `?`."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(
+        "utf-8", "replace"
+    )
+
+
+class JsonReply(Response):
+    """A response whose body is JSON."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return json_bytes(content)
+
+
+class ClientLeft(Exception):
+    """Nobody waits for the answer any more."""
+
+
+async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled if the client disconnects. Raises ClientLeft then."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientLeft
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
