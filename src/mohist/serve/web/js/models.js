@@ -1,0 +1,22 @@
+// The models and aliases that the server offers.
+
+import { get } from "./api.js";
+import { change, settings } from "./settings.js";
+import { state } from "./state.js";
+
+/** Ask the server what it offers; `state.offline` says why not. */
+export async function loadModels() {
+  try {
+    const { data } = await get("/v1/models");
+    state.set({ models: data, offline: null });
+    // A model that is gone is not asked for again.
+    const { model } = settings.get();
+    if (model && !data.some((one) => one.id === model)) change({ model: "" });
+  } catch (error) {
+    if (error.status === undefined) throw error;
+    state.set({ offline: error });
+  }
+}
+
+/** The name that is asked for: the chosen one, or the server's first. */
+export const chosenModel = () => settings.get().model || state.get().models?.[0]?.id || "";
