@@ -52,6 +52,10 @@ class Cost:
     """Prompt tokens whose keys and values were in the prefix cache."""
     completion_tokens: int = 0
     """Tokens out."""
+    drafted_tokens: int = 0
+    """Guesses that speculation had computed."""
+    accepted_tokens: int = 0
+    """Those of them that were right: tokens out that needed no step of their own."""
     flops: int = 0
     """Floating-point operations; a multiply-add counts as two."""
     seconds: float = 0.0
@@ -70,6 +74,8 @@ class Cost:
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
             completion_tokens=usage.completion_tokens,
+            drafted_tokens=usage.drafted_tokens,
+            accepted_tokens=usage.accepted_tokens,
             flops=flops,
             seconds=seconds,
             peak_bytes=peak_bytes,
@@ -87,8 +93,11 @@ class Cost:
     def line(self, prices: Prices | None = None) -> str:
         """The cost on one line, for people; money only when there are prices."""
         cached = f" ({self.cached_tokens} cached)" if self.cached_tokens else ""
+        guessed = (
+            f" ({self.accepted_tokens} of {self.drafted_tokens} guessed right)" if self.drafted_tokens else ""
+        )
         parts = [
-            f"{self.prompt_tokens}{cached} tokens in, {self.completion_tokens} out",
+            f"{self.prompt_tokens}{cached} tokens in, {self.completion_tokens} out{guessed}",
             f"{self.seconds:.2f} s",
         ]
         if self.flops:
@@ -127,11 +136,13 @@ class Ledger:
 
     @classmethod
     def from_json(cls, text: str) -> Ledger:
-        """The ledger that `to_json` wrote."""
-        known = [entry.name for entry in fields(Cost)]
+        """The ledger that `to_json` wrote; what an earlier version did not count is 0."""
+        known = {entry.name for entry in fields(Cost)}
         rows: Mapping[str, Mapping[str, Any]] = json.loads(text)
         entries = {
-            name: Cost(**{key: row[key] for key in known}) for name, row in rows.items() if name != "total"
+            name: Cost(**{key: value for key, value in row.items() if key in known})
+            for name, row in rows.items()
+            if name != "total"
         }
         return cls(entries=entries)
 

@@ -10,7 +10,6 @@ Everything below works on tokens, everything above on messages and text. This is
 from __future__ import annotations
 
 import codecs
-import dataclasses
 import json
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -171,12 +170,13 @@ class LLM:
         return PlainText(self.chat) if raw else self.chat.stream(prompt)
 
     def flops(self, completion: Completion) -> int:
-        """Floating-point operations that an answer took, its cached prompt tokens left out."""
+        """Floating-point operations that an answer took: cached prompt tokens left out, wrong guesses not."""
         usage = completion.usage
         first, last = usage.cached_tokens + 1, usage.prompt_tokens + usage.completion_tokens - 1
         # Work grows linearly with the context (less so under a window), so the two ends give the sum.
         ends = self.flops_per_token(first) + self.flops_per_token(last)
-        return ends * (last - first + 1) // 2
+        wrong = usage.drafted_tokens - usage.accepted_tokens
+        return ends * (last - first + 1 + wrong) // 2
 
     def flops_per_token(self, context_tokens: int) -> int:
         """Floating-point operations of a token that attends to `context_tokens` tokens, itself included."""
@@ -222,19 +222,22 @@ class Reply:
     def __iter__(self) -> Generator[Delta]:
         start = perf_counter()
         completion: Completion | None = None
+        num_tokens, ended = 0, False
         with closing(self._llm.engine.stream(self._request)) as events:
             for event in events:
-                if isinstance(event, TokenEvent):
-                    if not hasattr(self, "first_token_s"):
+                if isinstance(event, FinishEvent):
+                    completion = event.completion
+                elif isinstance(event, TokenEvent) and not ended:  # one step may have drawn several
+                    num_tokens += 1
+                    if num_tokens == 1:
                         self.first_token_s = perf_counter() - start
                     yield from self._parser.push(event.draw.token)
-                    if self._stopping or self._parser.stopped:
+                    ended = self._stopping or self._parser.stopped
+                    if ended:
                         self._llm.engine.abort(event.id)
-                elif isinstance(event, FinishEvent):
-                    completion = event.completion
         assert completion is not None
-        if self._parser.stopped and completion.finish_reason == "abort":
-            completion = dataclasses.replace(completion, finish_reason="stop")
+        if (ended and completion.finish_reason == "abort") or num_tokens < len(completion.tokens):
+            completion = completion.cut(num_tokens, "stop" if self._parser.stopped else "abort")
         seconds = perf_counter() - start
         yield from self._parser.finish()
         self.answer = Answer(message=self._parser.message(), completion=completion)

@@ -132,6 +132,10 @@ class Usage:
     cached_tokens: int
     """Prompt tokens whose keys and values came from the prefix cache."""
     completion_tokens: int
+    drafted_tokens: int = 0
+    """Guesses that speculation had computed ..."""
+    accepted_tokens: int = 0
+    """... and those that were right, each a completion token that needed no step of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +150,17 @@ class Completion:
     top_logprobs: tuple[TopLogprobs, ...]
     finish_reason: FinishReason
     usage: Usage
+
+    def cut(self, count: int, finish_reason: FinishReason) -> Completion:
+        """The same answer, ended after `count` tokens."""
+        return Completion(
+            tokens=self.tokens[:count],
+            logprobs=self.logprobs[:count],
+            sampled_logprobs=self.sampled_logprobs[:count],
+            top_logprobs=self.top_logprobs[:count],
+            finish_reason=finish_reason,
+            usage=dataclasses.replace(self.usage, completion_tokens=min(count, len(self.tokens))),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

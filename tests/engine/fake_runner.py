@@ -7,7 +7,10 @@ tenant and weights that the sequence means it to hold.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+from dataclasses import replace
 from functools import lru_cache, reduce
 from hashlib import blake2b
 from itertools import accumulate
@@ -58,15 +61,15 @@ def answer_alone(
             return draws, "length"
 
 
-def completion_of(draws: list[Draw], reason: FinishReason, prompt: list[int], num_cached: int) -> Completion:
-    """The answer that consists of these draws."""
+def completion_of(draws: list[Draw], reason: FinishReason, prompt: list[int], usage: Usage) -> Completion:
+    """The answer that consists of these draws; what was cached and guessed is as `usage` says."""
     return Completion(
         tokens=tuple(d.token for d in draws),
         logprobs=tuple(d.logprob for d in draws),
         sampled_logprobs=tuple(d.sampled_logprob for d in draws),
         top_logprobs=tuple(d.top for d in draws),
         finish_reason=reason,
-        usage=Usage(prompt_tokens=len(prompt), cached_tokens=num_cached, completion_tokens=len(draws)),
+        usage=replace(usage, prompt_tokens=len(prompt), completion_tokens=len(draws)),
     )
 
 
@@ -80,6 +83,11 @@ class Slot(NamedTuple):
     position: int
     prefix: bytes
     salt: bytes
+
+
+def guessed_text(chunk: Chunk) -> list[int]:
+    """What the sequence says if the guesses of the chunk are right."""
+    return [*chunk.sequence.tokens, *chunk.drafts]
 
 
 class RunnerFailure(Exception):
@@ -108,7 +116,7 @@ class FakeRunner:
         written: set[int] = set()
         outcomes = [self._run_chunk(chunk, written) for chunk in chunks]
         for chunk in chunks:  # a layer may store the rows of all chunks first: nothing read was overwritten
-            self._read(chunk.sequence, chunk.end)
+            self._read(chunk.sequence, guessed_text(chunk), chunk.start + chunk.num_rows)
         return outcomes
 
     def weights_changed(self) -> None:
@@ -125,17 +133,20 @@ class FakeRunner:
             for chunks in self.steps
             for chunk in chunks
             if chunk.sequence.id == id
-            for row in range(chunk.start, chunk.end)
+            for row in range(chunk.start, chunk.start + chunk.num_rows)
         ]
 
     def _run_chunk(self, chunk: Chunk, written: set[int]) -> Outcome:
-        sequence, start, end, draws, scores = chunk
-        assert 0 <= start < end <= len(sequence.tokens) <= self.max_positions
+        sequence, start, end, draws, scores, drafts = chunk
+        assert 0 <= start < end <= len(sequence.tokens)
+        assert end + len(drafts) <= min(self.max_positions, sequence.max_length) - draws
         assert not (draws and scores)
+        assert draws or not drafts
         assert not draws or end == len(sequence.tokens)
-        self._read(sequence, start)
-        rows = self._expected(sequence)
-        for row in range(start, end):
+        tokens = guessed_text(chunk)
+        self._read(sequence, tokens, start)
+        rows = self._expected(sequence, tokens)
+        for row in range(start, start + chunk.num_rows):
             if self.rows_before_failure is not None:
                 if self.rows_before_failure == 0:
                     self.rows_before_failure = None
@@ -147,21 +158,60 @@ class FakeRunner:
             self.slots[slot] = rows[row]
         if scores:
             return Outcome(logprobs=scores_alone(sequence.tokens[: end + 1], start + 1, weights=self.weights))
-        if not draws:
-            return Outcome()
-        prefix = prefix_digest(sequence.tokens, self.weights)
-        return Outcome(draw=draw(prefix, sequence.params, sequence.sample, end, self.vocab_size))
+        positions = range(end, end + chunk.num_draws)
+        prefixes = [prefix_digest(tokens[:position], self.weights) for position in positions]
+        params, sample = sequence.params, sequence.sample
+        return Outcome(
+            tuple(
+                draw(x, params, sample, p, self.vocab_size) for x, p in zip(prefixes, positions, strict=True)
+            )
+        )
 
-    def _read(self, sequence: Sequence, end: int) -> None:
-        for row, expected in enumerate(self._expected(sequence)[:end]):
+    def _read(self, sequence: Sequence, tokens: list[int], end: int) -> None:
+        for row, expected in enumerate(self._expected(sequence, tokens)[:end]):
             found = self.slots[self._slot(sequence, row)]
             assert found == expected, f"row {row} of {sequence.id}: {found} is cached"
 
-    def _expected(self, sequence: Sequence) -> list[Slot]:
-        prefixes = accumulate(sequence.tokens, digest, initial=start_digest(self.weights))
+    def _expected(self, sequence: Sequence, tokens: list[int]) -> list[Slot]:
+        prefixes = accumulate(tokens, digest, initial=start_digest(self.weights))
         return [Slot(row, prefix, sequence.salt) for row, prefix in enumerate(prefixes, start=-1)][1:]
 
     def _slot(self, sequence: Sequence, position: int) -> int:
         block = sequence.blocks[position // self.block_size]
         assert 0 <= block < self.num_blocks
         return block * self.block_size + position % self.block_size
+
+
+class Guesses:
+    """A `Speculation` that guesses as many tokens as it is allowed or fewer, many of them right."""
+
+    def __init__(self, runner: FakeRunner, seed: int, skill: float) -> None:
+        self.runner, self.random, self.skill = runner, random.Random(seed), skill
+        self.forgotten: list[int] = []
+
+    def guess(self, sequences: Seq[Sequence], limits: Seq[int], spare: int) -> list[list[int]]:
+        assert spare > 0
+        assert all(limit >= 0 for limit in limits)
+        found = []
+        for sequence, limit in zip(sequences, limits, strict=True):
+            count = self.random.randint(0, min(limit, spare, 6))
+            spare -= count
+            found.append(self.guesses(sequence, count))
+        return found
+
+    def guesses(self, sequence: Sequence, count: int) -> list[int]:
+        text, runner = list(sequence.tokens), self.runner
+        for _ in range(count):
+            state = prefix_digest(text, runner.weights)
+            right = draw(state, sequence.params, sequence.sample, len(text), runner.vocab_size).token
+            text.append(
+                right if self.random.random() < self.skill else self.random.randrange(runner.vocab_size)
+            )
+        return text[len(sequence.tokens) :]
+
+    def observe(self, chunks: Seq[Chunk], outcomes: Seq[Outcome], seconds: float) -> None:
+        assert len(chunks) == len(outcomes)
+        assert seconds >= 0
+
+    def forget(self, sequence: Sequence) -> None:
+        self.forgotten.append(sequence.id)

@@ -11,7 +11,7 @@ import pytest
 from mohist.engine.engine import Engine, EngineConfig, Event, FinishEvent, ScoreEvent, TokenEvent
 from mohist.engine.sequence import Status
 from mohist.errors import ConfigError, RequestError
-from mohist.types import Completion, Request, SamplingParams
+from mohist.types import Completion, Request, SamplingParams, Usage
 
 from .fake_runner import FakeRunner, RunnerFailure, answer_alone, completion_of, scores_alone
 
@@ -20,7 +20,7 @@ PARAMS = SamplingParams(max_tokens=6, seed=3, top_logprobs=1)
 
 def alone(prompt: list[int], params: SamplingParams = PARAMS, sample: int = 0, **options: Any) -> Completion:
     draws, reason = answer_alone(prompt, params, sample, FakeRunner(**options))
-    return completion_of(draws, reason, prompt, 0)
+    return completion_of(draws, reason, prompt, Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0))
 
 
 def run_out(engine: Engine) -> list[Event]:

@@ -1,4 +1,4 @@
-"""The engine under every mix of arrivals, aborts, failures, chunk sizes and cache sizes, one rule at a time.
+"""The engine under every mix of arrivals, guesses, aborts, failures, chunks and caches, one rule at a time.
 
 Whatever happens, each answer equals that of its request run alone, and every request ends.
 """
@@ -13,7 +13,7 @@ from mohist.engine.engine import Engine, EngineConfig, Event, FinishEvent, Score
 from mohist.engine.sequence import Draw
 from mohist.types import SamplingParams
 
-from .fake_runner import FakeRunner, RunnerFailure, answer_alone, completion_of, scores_alone
+from .fake_runner import FakeRunner, Guesses, RunnerFailure, answer_alone, completion_of, scores_alone
 
 VOCAB_SIZE = 5
 MAX_POSITIONS = 24
@@ -45,7 +45,10 @@ class EngineMachine(RuleBasedStateMachine):
             max_running=max_running,
             max_step_tokens=data.draw(st.integers(max_running, max_running + 12)),
         )
-        self.engine = Engine(self.runner, config)
+        guesses = None
+        if data.draw(st.booleans()):
+            guesses = Guesses(self.runner, data.draw(st.integers(0, 99)), data.draw(st.floats(0, 1)))
+        self.engine = Engine(self.runner, config, guesses)
         self.requests: dict[int, tuple[list[int], SamplingParams, int]] = {}
         self.texts: dict[int, tuple[list[int], int]] = {}
         self.drawn: dict[int, list[Draw]] = {}
@@ -112,7 +115,7 @@ class EngineMachine(RuleBasedStateMachine):
         assert not self.texts
         stats = self.engine.stats()
         assert (stats.running, stats.waiting, stats.blocks_used) == (0, 0, 0)
-        rows = [sum(chunk.end - chunk.start for chunk in chunks) for chunks in self.runner.steps]
+        rows = [sum(chunk.num_rows for chunk in chunks) for chunks in self.runner.steps]
         assert max(rows, default=0) <= self.engine.config.max_step_tokens
         assert max(map(len, self.runner.steps), default=0) <= self.engine.config.max_running
         for chunks in self.runner.steps:
@@ -138,9 +141,10 @@ class EngineMachine(RuleBasedStateMachine):
             draws, reason = draws[: len(self.drawn[event.id])], "abort"
             self.aborted.remove(event.id)
         assert self.drawn.pop(event.id) == draws
-        num_cached = event.completion.usage.cached_tokens
-        assert event.completion == completion_of(draws, reason, prompt, num_cached)
-        assert num_cached < len(prompt)
+        usage = event.completion.usage
+        assert event.completion == completion_of(draws, reason, prompt, usage)
+        assert usage.cached_tokens < len(prompt)
+        assert usage.accepted_tokens <= min(usage.drafted_tokens, max(len(draws) - 1, 0))
 
     def check_scores(self, event: ScoreEvent) -> None:
         tokens, start = self.texts.pop(event.id)

@@ -259,7 +259,7 @@ class InstantRunner:
     vocab_size = 32
 
     def run(self, chunks: list[Chunk]) -> list[Outcome]:
-        outcome = Outcome(Draw(5, -1.0, -1.0))
+        outcome = Outcome((Draw(5, -1.0, -1.0),))
         return [outcome] * len(chunks)
 
     def weights_changed(self) -> None: ...

@@ -42,8 +42,8 @@ def alone(model: Model, request: Request) -> Completion:
 
 
 def content(completion: Completion) -> Completion:
-    """All of an answer but how many of its prompt's rows were in the cache."""
-    usage = dataclasses.replace(completion.usage, cached_tokens=0)
+    """All of an answer but how it was computed: what was in the cache, what was guessed."""
+    usage = dataclasses.replace(completion.usage, cached_tokens=0, drafted_tokens=0, accepted_tokens=0)
     return dataclasses.replace(completion, usage=usage)
 
 

@@ -1,13 +1,15 @@
 """Nothing but the request matters: everything that an engine may do meanwhile is drawn at random.
 
 The company that a request has, its order of arrival, the size of steps, blocks and cache (hence chunked
-prefill, preemption, eviction), prefix hits, neighbours that are aborted, steps that fail, weights that are
-announced as new though they are the same, threads: no bit of tokens or logprobs may move.
+prefill, preemption, eviction), prefix hits, guesses of the tokens to come, neighbours that are aborted, steps
+that fail, weights that are announced as new though they are the same, threads: no bit may move.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from typing import Any
 
 import pytest
@@ -17,9 +19,9 @@ from hypothesis import strategies as st
 from mohist.engine import runner as engine_runner
 from mohist.engine.engine import Engine, EngineConfig, FinishEvent, ScoreEvent
 from mohist.engine.runner import DecoderRunner
-from mohist.engine.sequence import Chunk, Outcome
+from mohist.engine.sequence import Chunk, Outcome, Sequence
 from mohist.types import Completion, Request, SamplingParams
-from tests.exact.models import CONFIGS, MAX_POSITIONS, MODELS, Model, decoder, engine
+from tests.exact.models import CONFIGS, MAX_POSITIONS, MODELS, VOCAB, Model, decoder, engine
 from tests.exact.requests import REQUESTS, SHARED, alone, content, following
 
 
@@ -41,16 +43,47 @@ class FailingRunner(DecoderRunner):
         return outcomes
 
 
+class Guesses:
+    """A `Speculation` that knows the answers, and guesses as often as it can."""
+
+    def __init__(self, model: Model, skill: float) -> None:
+        self.model, self.skill, self.random = model, skill, random.Random(0)
+
+    def guess(self, sequences: Seq[Sequence], limits: Seq[int], spare: int) -> list[list[int]]:
+        guesses = []
+        for sequence, limit in zip(sequences, limits, strict=True):
+            count = self.random.randint(0, min(limit, spare, 6))
+            spare -= count
+            request = Request(prompt=sequence.prompt, params=sequence.params, sample=sequence.sample)
+            rest = alone(self.model, request).tokens[sequence.num_generated :][:count]
+            guesses.append([t if self.random.random() < self.skill else (t + 1) % VOCAB for t in rest])
+        return guesses
+
+    def observe(self, chunks: Seq[Chunk], outcomes: Seq[Outcome], seconds: float) -> None:
+        pass
+
+    def forget(self, sequence: Sequence) -> None:
+        pass
+
+
 class Session:
     """An engine, what it was asked and what it has said."""
 
     def __init__(
-        self, model: Model, *, threads: int, block_size: int, num_blocks: int, limits: EngineConfig
+        self,
+        model: Model,
+        *,
+        threads: int,
+        block_size: int,
+        num_blocks: int,
+        limits: EngineConfig,
+        skill: float | None = None,
     ) -> None:
         of = decoder(model, threads)
         self.model = model
         self.runner = FailingRunner(of, of.ops, num_blocks=num_blocks, block_size=block_size)
-        self.engine = Engine(self.runner, limits)
+        guesses = None if skill is None else Guesses(model, skill)
+        self.engine = Engine(self.runner, limits, guesses)
         self.asked: dict[int, Request] = {}
         self.texts: dict[int, tuple[Request, int]] = {}
         self.answers: dict[int, Completion] = {}
@@ -155,6 +188,7 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
         "block_size": block_size,
         "num_blocks": -(-MAX_POSITIONS // block_size) + draw(st.integers(0, 6)),
         "limits": EngineConfig(max_running=running, max_step_tokens=step_tokens),
+        "skill": draw(st.sampled_from([None, 0.0, 0.5, 0.9])),
     }
 
 
@@ -170,12 +204,13 @@ def test_nothing_but_the_request_matters(
     session.check()
 
 
+@pytest.mark.parametrize("skill", [None, 0.8])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_preempted_chunked_and_shared(name: str) -> None:
+def test_preempted_chunked_and_shared(name: str, skill: float | None) -> None:
     """A scarce cache, on purpose: this much of everything happens at least once in this suite."""
     model = Model(name, "q8_0")
     limits = EngineConfig(max_running=6, max_step_tokens=7)
-    session = Session(model, threads=2, block_size=16, num_blocks=9, limits=limits)
+    session = Session(model, threads=2, block_size=16, num_blocks=9, limits=limits, skill=skill)
     params = SamplingParams(max_tokens=45, repetition_penalty=1.1, top_logprobs=3)
     requests = [Request(prompt=(*SHARED[: 16 * (own % 3)], own), params=params) for own in range(5)]
     for request in requests:
@@ -184,8 +219,23 @@ def test_preempted_chunked_and_shared(name: str) -> None:
     session.follow(requests[0])
     session.check()
     stats = session.engine.stats()
-    assert stats.preemptions > 3
+    assert stats.preemptions > 2
     assert stats.cached_tokens > 64
+    assert (stats.accepted_tokens > 20) == (skill is not None)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_guessed_and_eager(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guesses in steps that run op by op; with penalties, which know the guesses before them."""
+    model = Model(name, "q8_0")
+    params = SamplingParams(max_tokens=30, frequency_penalty=0.4, repetition_penalty=1.2, top_logprobs=2)
+    request = Request(prompt=SHARED[:40], params=params)
+    monkeypatch.setattr(engine_runner, "MAX_TAPED_ROWS", 0)
+    of = decoder(model)
+    guessing = Engine(DecoderRunner(of, of.ops, num_blocks=20), speculation=Guesses(model, 0.9))
+    (answer,) = guessing.generate([request])
+    assert content(answer) == content(alone(model, request))
+    assert answer.usage.accepted_tokens > 10
 
 
 @pytest.mark.parametrize("name", CONFIGS)

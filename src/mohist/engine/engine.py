@@ -15,13 +15,15 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, zip_longest
+from time import perf_counter
 from typing import Protocol
 
 from mohist.engine.blocks import BlockManager
 from mohist.engine.scheduler import EngineConfig, Scheduler
 from mohist.engine.sequence import (
     Chunk,
+    Draw,
     Event,
     FinishEvent,
     Limits,
@@ -30,6 +32,7 @@ from mohist.engine.sequence import (
     Sequence,
     TokenEvent,
 )
+from mohist.engine.speculation import Speculation
 from mohist.errors import RequestError
 from mohist.types import Completion, Request, SamplingParams
 
@@ -84,16 +87,26 @@ class EngineStats:
     cached_tokens: int
     """Rows that the prefix cache saved when requests were first admitted."""
     preemptions: int
+    drafted_tokens: int
+    """Guesses of speculation that were computed."""
+    accepted_tokens: int
+    """Those of them that gave a token."""
 
 
 class Engine:
-    """Continuous batching over one `Runner`."""
+    """Continuous batching over one `Runner`; `clock` counts the seconds that `speculation` is told of."""
 
-    def __init__(self, runner: Runner, config: EngineConfig | None = None) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        config: EngineConfig | None = None,
+        speculation: Speculation | None = None,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
         self.config = config or EngineConfig()
-        self._runner = runner
+        self._runner, self._speculation, self._clock = runner, speculation, clock
         self._blocks = BlockManager(runner.num_blocks, runner.block_size)
-        self._scheduler = Scheduler(self._blocks, self.config)
+        self._scheduler = Scheduler(self._blocks, self.config, speculation)
         self._limits = Limits(
             vocab_size=runner.vocab_size,
             max_positions=runner.max_positions,
@@ -104,6 +117,7 @@ class Engine:
         self._events: list[Event] = []
         self._inboxes: dict[int, deque[Event]] = {}
         self._num_steps = self._num_computed = self._num_generated = 0
+        self._num_drafted = self._num_accepted = 0
 
     @property
     def busy(self) -> bool:
@@ -232,6 +246,8 @@ class Engine:
             generated_tokens=self._num_generated,
             cached_tokens=self._scheduler.num_cached_tokens,
             preemptions=self._scheduler.num_preemptions,
+            drafted_tokens=self._num_drafted,
+            accepted_tokens=self._num_accepted,
         )
 
     def check(self) -> None:
@@ -245,6 +261,7 @@ class Engine:
         if not chunks:
             assert not self._unfinished, "requests are unfinished, but nothing was scheduled"
             return
+        start = self._clock()
         try:
             outcomes = self._runner.run(chunks)
         except BaseException:
@@ -252,23 +269,43 @@ class Engine:
             self._scheduler.preempt_all()
             self._blocks.reset()
             raise
+        seconds = self._clock() - start
         self._num_steps += 1
+        self._num_computed += sum(chunk.num_rows for chunk in chunks)
+        if self._speculation is not None:
+            self._speculation.observe(chunks, outcomes, seconds)
         for chunk, outcome in zip(chunks, outcomes, strict=True):
-            sequence = chunk.sequence
-            sequence.num_computed = chunk.end
-            self._num_computed += chunk.end - chunk.start
             if chunk.draws:
-                draw = outcome.draw
-                assert draw is not None, "the runner drew no token"
-                self._num_generated += 1
-                reason = sequence.append(draw)
-                self._emit(TokenEvent(sequence.id, draw))
-                if reason is not None:
-                    self._end(sequence, FinishEvent(sequence.id, sequence.completion(reason)))
-            elif chunk.scores:
-                sequence.scores.extend(outcome.logprobs)
-                if chunk.end == sequence.num_rows:
-                    self._end(sequence, ScoreEvent(sequence.id, tuple(sequence.scores)))
+                self._take_draws(chunk, outcome.draws)
+            else:
+                self._take_rows(chunk, outcome.logprobs)
+
+    def _take_draws(self, chunk: Chunk, draws: tuple[Draw, ...]) -> None:
+        """Append the first token, and one more for every guess before it that was right."""
+        sequence = chunk.sequence
+        assert len(draws) == chunk.num_draws, f"{len(draws)} tokens drawn, not {chunk.num_draws}"
+        num_before = sequence.num_generated
+        for draw, guess in zip_longest(draws, chunk.drafts):
+            reason = sequence.append(draw)
+            self._emit(TokenEvent(sequence.id, draw))
+            if reason is not None or draw.token != guess:
+                break
+        num_drawn = sequence.num_generated - num_before
+        self._num_generated += num_drawn
+        self._num_drafted += len(chunk.drafts)
+        self._num_accepted += num_drawn - 1
+        sequence.num_drafted += len(chunk.drafts)
+        sequence.num_accepted += num_drawn - 1
+        self._scheduler.computed(sequence, sequence.num_rows - 1)
+        if reason is not None:
+            self._end(sequence, FinishEvent(sequence.id, sequence.completion(reason)))
+
+    def _take_rows(self, chunk: Chunk, logprobs: tuple[float, ...]) -> None:
+        sequence = chunk.sequence
+        sequence.scores.extend(logprobs)
+        self._scheduler.computed(sequence, chunk.end)
+        if chunk.scores and chunk.end == sequence.num_rows:
+            self._end(sequence, ScoreEvent(sequence.id, tuple(sequence.scores)))
 
     def _emit(self, event: Event) -> None:
         self._inboxes.get(event.id, self._events).append(event)

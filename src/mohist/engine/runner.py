@@ -1,13 +1,15 @@
 """The part of the engine that touches tensors: model, cache and sampler behind `Engine`'s `Runner` protocol.
 
-Decoding consists of steps in which every sequence computes one row and draws one token. The whole forward
-pass of such a step, sampling included, is recorded once for each number of rows and then replayed in a single
-call; only the contents of the input buffers change. Every other step runs op by op. Both run the same ops.
+Decoding consists of steps in which every row draws a token: one row for a sequence, and one for each guess of
+its next tokens. The whole forward pass of such a step, sampling included, is recorded once for each number of
+rows and then replayed in a single call; only the contents of the input buffers change. Every other step runs
+op by op. Both run the same ops.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from itertools import islice
 from weakref import WeakKeyDictionary
 
 import torch
@@ -49,11 +51,12 @@ class _DecodeStep:
         self._runner, self._ops = runner, ops
         self._tokens_T = torch.zeros(MAX_TAPED_ROWS, dtype=torch.int32)
         self._positions_T = torch.zeros(MAX_TAPED_ROWS, dtype=torch.int32)
-        self._sequence_T = torch.arange(MAX_TAPED_ROWS, dtype=torch.int32)
+        self._sequence_T = torch.zeros(MAX_TAPED_ROWS, dtype=torch.int32)
         width = -(-runner.max_positions // runner.block_size)
         self._tables_SB = torch.zeros(MAX_TAPED_ROWS, width, dtype=torch.int32)
         # numpy writes single numbers faster
         self._tokens, self._positions = self._tokens_T.numpy(), self._positions_T.numpy()
+        self._sequence = self._sequence_T.numpy()
         self._tables = self._tables_SB.numpy()
         self._buffers = SampleBuffers(MAX_TAPED_ROWS, min(MAX_TOP, runner.vocab_size))
         self._tapes: dict[int, tuple[Tape, Tensor]] = {}
@@ -63,12 +66,14 @@ class _DecodeStep:
         self._tapes.clear()
 
     def run(self, chunks: Seq[Chunk]) -> SampledRows:
-        count = len(chunks)
-        for i, (sequence, start, _, _, _) in enumerate(chunks):
-            self._tokens[i] = sequence.tokens[start]
-            self._positions[i] = start
-            self._tables[i, : len(sequence.blocks)] = sequence.blocks
-        self._buffers.fill([self._runner.sample_row(chunk) for chunk in chunks])
+        count = 0
+        for i, chunk in enumerate(chunks):
+            for position, token in enumerate(chunk.tokens, chunk.start):
+                self._tokens[count], self._positions[count], self._sequence[count] = token, position, i
+                count += 1
+            blocks = chunk.sequence.blocks
+            self._tables[i, : len(blocks)] = blocks
+        self._buffers.fill([row for chunk in chunks for row in self._runner.sample_rows(chunk)])
         self._tape(count).replay()
         return self._buffers.read(count)
 
@@ -109,19 +114,26 @@ class DecoderRunner:
     @torch.inference_mode()
     def run(self, chunks: list[Chunk]) -> list[Outcome]:
         """Compute the rows of a step; one outcome for each chunk (see `Runner`)."""
-        decodes = all(chunk.draws and chunk.end - chunk.start == 1 for chunk in chunks)
-        if self._decode is not None and decodes and len(chunks) <= MAX_TAPED_ROWS:
-            return [Outcome(draw) for draw in _draws(self._decode.run(chunks))]
+        num_rows = sum(chunk.num_rows for chunk in chunks)
+        decodes = num_rows == sum(chunk.num_draws for chunk in chunks)
+        if self._decode is not None and decodes and num_rows <= MAX_TAPED_ROWS:
+            draws = iter(_draws(self._decode.run(chunks)))
+            return [Outcome(tuple(islice(draws, chunk.num_draws))) for chunk in chunks]
         return self._run_eagerly(chunks)
 
     def forward(self, tokens_T: Tensor, rows: RowPlan) -> Tensor:
         """Hidden states [T, D] of these rows, their keys and values stored."""
         return self.decoder(tokens_T, rows.positions_T, CachedAttend(self.ops, self._caches, rows))
 
-    def sample_row(self, chunk: Chunk) -> SampleRow:
-        """How the token after a chunk is drawn."""
-        sequence = chunk.sequence
-        return SampleRow(sequence.params, sequence.sample, chunk.end, self._seen_tokens(sequence))
+    def sample_rows(self, chunk: Chunk) -> list[SampleRow]:
+        """How the tokens after a chunk and after each of its guesses are drawn."""
+        sequence, seen = chunk.sequence, self._seen_tokens(chunk.sequence)
+        rows = [SampleRow(sequence.params, sequence.sample, chunk.end, seen)]
+        for position, token in enumerate(chunk.drafts, chunk.end + 1):
+            if seen:
+                seen = {**seen, token: seen.get(token, 0) + 1}
+            rows.append(SampleRow(sequence.params, sequence.sample, position, seen))
+        return rows
 
     def _seen_tokens(self, sequence: Sequence) -> dict[int, int]:
         """Each token of the sequence with its count in the answer, if a penalty asks for it."""
@@ -141,30 +153,32 @@ class DecoderRunner:
         owners: list[int] = []
         ends: list[int] = []  # of each chunk, among the rows
         for i, chunk in enumerate(chunks):
-            tokens += chunk.sequence.tokens[chunk.start : chunk.end]
-            positions += range(chunk.start, chunk.end)
-            owners += [i] * (chunk.end - chunk.start)
+            tokens += chunk.tokens
+            positions += range(chunk.start, chunk.start + chunk.num_rows)
+            owners += [i] * chunk.num_rows
             ends.append(len(tokens))
         width = max(len(chunk.sequence.blocks) for chunk in chunks)
         tables = [chunk.sequence.blocks + [0] * (width - len(chunk.sequence.blocks)) for chunk in chunks]
         rows = RowPlan(self._ints(positions), self._ints(owners), self._ints(tables))
         hidden_TD = self.forward(self._ints(tokens), rows)
-        drawing = [i for i, chunk in enumerate(chunks) if chunk.draws]
-        draws = iter(self._draw(hidden_TD[[ends[i] - 1 for i in drawing]], [chunks[i] for i in drawing]))
+        drawn = [
+            row for chunk, end in zip(chunks, ends, strict=True) for row in range(end - chunk.num_draws, end)
+        ]
+        sample_rows = [row for chunk in chunks if chunk.draws for row in self.sample_rows(chunk)]
+        draws = iter(self._draw(hidden_TD[drawn], sample_rows))
         outcomes = []
         for chunk, end in zip(chunks, ends, strict=True):
             scores: tuple[float, ...] = ()
             if chunk.scores:
-                scores = self._score(hidden_TD[end - (chunk.end - chunk.start) : end], chunk)
-            outcomes.append(Outcome(next(draws) if chunk.draws else None, scores))
+                scores = self._score(hidden_TD[end - chunk.num_rows : end], chunk)
+            outcomes.append(Outcome(tuple(islice(draws, chunk.num_draws)), scores))
         return outcomes
 
-    def _draw(self, hidden_TD: Tensor, chunks: list[Chunk]) -> list[Draw]:
+    def _draw(self, hidden_TD: Tensor, rows: Seq[SampleRow]) -> list[Draw]:
         draws: list[Draw] = []
-        for first in range(0, len(chunks), LOGIT_ROWS):
-            some = chunks[first : first + LOGIT_ROWS]
+        for first in range(0, len(rows), LOGIT_ROWS):
             logits_TV = self.decoder.logits(hidden_TD[first : first + LOGIT_ROWS])
-            draws += _draws(self.ops.sample(logits_TV, [self.sample_row(chunk) for chunk in some]))
+            draws += _draws(self.ops.sample(logits_TV, rows[first : first + LOGIT_ROWS]))
         return draws
 
     def _score(self, hidden_TD: Tensor, chunk: Chunk) -> tuple[float, ...]:

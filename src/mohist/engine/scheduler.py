@@ -15,15 +15,20 @@ Blocks are published when the rows that fill them are *scheduled*, so a sequence
 step shares them at once: the samples of one prompt compute it once, and each then computes only the rows
 of its last, unshared block (1 to `block_size` of them: no block is copied, none is written by two). That
 asks one thing of a runner: in each layer a chunk must see the keys and values of the chunks before it.
+
+A step in which every sequence only decodes may also carry guesses of the tokens to come (`speculation`). Rows
+of wrong guesses are written over by the next step, so only what is known to be right is ever published.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 from mohist.engine.blocks import BlockManager
 from mohist.engine.sequence import Chunk, Sequence, Status
+from mohist.engine.speculation import Speculation
 from mohist.errors import ConfigError
 
 __all__ = ["EngineConfig", "Scheduler"]
@@ -51,11 +56,22 @@ class EngineConfig:
 class Scheduler:
     """The queues. `schedule` hands out rows; the engine reports back by setting `num_computed`."""
 
-    __slots__ = ("_blocks", "_config", "num_cached_tokens", "num_preemptions", "running", "waiting")
+    __slots__ = (
+        "_blocks",
+        "_config",
+        "_speculation",
+        "num_cached_tokens",
+        "num_preemptions",
+        "running",
+        "waiting",
+    )
 
-    def __init__(self, blocks: BlockManager, config: EngineConfig) -> None:
+    def __init__(
+        self, blocks: BlockManager, config: EngineConfig, speculation: Speculation | None = None
+    ) -> None:
         self._blocks = blocks
         self._config = config
+        self._speculation = speculation
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -67,6 +83,8 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Let a waiting or running sequence go, because it ended or was aborted."""
+        if self._speculation:
+            self._speculation.forget(sequence)
         if sequence.status is Status.RUNNING:
             self.running.remove(sequence)
             self._blocks.release(sequence.blocks)
@@ -94,7 +112,12 @@ class Scheduler:
             chunk = self._next_chunk(sequence, spare)
             spare -= chunk.end - chunk.start
             chunks.append(chunk)
-        return chunks
+        return self._with_drafts(chunks, spare) if self._speculation else chunks
+
+    def computed(self, sequence: Sequence, num_rows: int) -> None:
+        """Take note that the leading `num_rows` rows are in the cache, with the tokens that it has."""
+        sequence.num_computed = num_rows
+        self._publish(sequence, num_rows)
 
     def preempt_all(self) -> None:
         """Send every running sequence back to the queue, in order."""
@@ -113,18 +136,40 @@ class Scheduler:
             scores = start >= first
             if not scores:  # a chunk scores all of its rows or none
                 end = min(end, first)
-        block_size = self._blocks.block_size
-        first_full, end_full = start // block_size, end // block_size
-        if first_full < end_full:
-            self._blocks.extend_keys(sequence.keys, sequence.tokens, sequence.salt, end_full)
-            for index in range(first_full, end_full):
-                self._blocks.publish(sequence.blocks[index], sequence.keys[index])
+        self._publish(sequence, end)
         return Chunk(sequence, start, end, draws, scores)
+
+    def _with_drafts(self, chunks: list[Chunk], spare: int) -> list[Chunk]:
+        """The same chunks with guesses, if all that they do is to draw; beside prompts rows are dear."""
+        assert self._speculation is not None
+        if not spare or not all(chunk.draws and chunk.end - chunk.start == 1 for chunk in chunks):
+            return chunks
+        limits = [chunk.sequence.num_left - 1 for chunk in chunks]
+        guesses = self._speculation.guess([chunk.sequence for chunk in chunks], limits, spare)
+        return [self._with_draft(*pair) for pair in zip(chunks, guesses, strict=True)]
+
+    def _with_draft(self, chunk: Chunk, guess: Seq[int]) -> Chunk:
+        """The chunk with as much of `guess` as there are blocks for. Nobody is preempted for a guess."""
+        sequence, blocks = chunk.sequence, self._blocks
+        needed = blocks.num_blocks_for(sequence.num_rows + len(guess)) - len(sequence.blocks)
+        for _ in range(min(needed, blocks.num_available - len(self.running))):
+            sequence.blocks.append(blocks.take())
+        room = len(sequence.blocks) * blocks.block_size - sequence.num_rows
+        return chunk._replace(drafts=tuple(guess[:room]))
+
+    def _publish(self, sequence: Sequence, num_rows: int) -> None:
+        """Offer the full blocks among the leading rows to others, where that was not done before."""
+        first, end = sequence.num_published, num_rows // self._blocks.block_size
+        if first < end:
+            self._blocks.extend_keys(sequence.keys, sequence.tokens, sequence.salt, end)
+            for index in range(first, end):
+                self._blocks.publish(sequence.blocks[index], sequence.keys[index])
+            sequence.num_published = end
 
     def _grow(self, sequence: Sequence) -> bool:
         """Add a block to the table, preempting from the youngest on; False if that was `sequence` itself.
 
-        One block is enough: admission gave it blocks for all tokens that it had, and a step draws one.
+        One block is enough: it has blocks for all rows that were computed, and only one further token.
         """
         while not self._blocks.num_available:
             victim = self.running.pop()
@@ -135,9 +180,11 @@ class Scheduler:
         return True
 
     def _preempt(self, victim: Sequence) -> None:
+        if self._speculation:
+            self._speculation.forget(victim)
         self._blocks.release(victim.blocks)
         victim.blocks = []
-        victim.num_computed = 0
+        victim.num_computed = victim.num_published = 0
         victim.status = Status.WAITING
         victim.num_preemptions += 1
         self.num_preemptions += 1
@@ -155,8 +202,8 @@ class Scheduler:
         acquired = blocks.acquire(sequence.keys[:count], num_blocks, leaving=len(self.running))
         if acquired is None:
             return False
-        sequence.blocks, num_shared = acquired
-        sequence.num_computed = num_shared * blocks.block_size
+        sequence.blocks, sequence.num_published = acquired
+        sequence.num_computed = sequence.num_published * blocks.block_size
         sequence.status = Status.RUNNING
         if not sequence.num_preemptions:
             sequence.num_cached = sequence.num_computed

@@ -87,6 +87,12 @@ class Sequence:
     num_cached: int = 0
     """Rows that the prefix cache held when the sequence first ran."""
     num_preemptions: int = 0
+    num_published: int = 0
+    """Leading blocks of the table that the block manager was offered under their keys."""
+    num_drafted: int = 0
+    """Guesses that were computed for it (see `mohist.engine.speculation`)."""
+    num_accepted: int = 0
+    """Those of them that gave a token."""
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt)
@@ -101,6 +107,11 @@ class Sequence:
     def num_generated(self) -> int:
         """How many tokens were drawn so far; their first is `tokens[len(prompt)]`."""
         return len(self.draws)
+
+    @property
+    def num_left(self) -> int:
+        """How many tokens the answer may still grow by."""
+        return self.max_length - self.num_rows
 
     @property
     def first_output_row(self) -> int:
@@ -130,6 +141,8 @@ class Sequence:
                 prompt_tokens=len(self.prompt),
                 cached_tokens=self.num_cached,
                 completion_tokens=len(self.draws),
+                drafted_tokens=self.num_drafted,
+                accepted_tokens=self.num_accepted,
             ),
         )
 
@@ -228,13 +241,30 @@ class Chunk(NamedTuple):
     """Draw the next token, for position `end`, from the last row."""
     scores: bool
     """Report the raw logprob of the sequence's own next token at every row."""
+    drafts: tuple[int, ...] = ()
+    """Where it draws: guesses of the next tokens. Each has a further row, and a token is drawn there too."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows to compute, those of guesses included."""
+        return self.end - self.start + len(self.drafts)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The token of every row."""
+        return [*self.sequence.tokens[self.start : self.end], *self.drafts]
+
+    @property
+    def num_draws(self) -> int:
+        """How many of its last rows a token is drawn from."""
+        return self.draws + len(self.drafts)
 
 
 class Outcome(NamedTuple):
     """What the runner gives back for one chunk."""
 
-    draw: Draw | None = None
-    """The drawn token, where the chunk draws."""
+    draws: tuple[Draw, ...] = ()
+    """Where the chunk draws: a token for position `end`, and one after every guess as if it were right."""
     logprobs: tuple[float, ...] = ()
     """Entry i is the raw logprob of `tokens[start + i + 1]`, where the chunk scores."""
 

@@ -1,0 +1,264 @@
+"""Guessing tokens ahead, so that one step computes several rows of a sequence.
+
+A *drafter* guesses the next tokens. The scheduler gives the sequence a row for each guess, the sampler draws
+a token after every row by the noise of its own position, just as it would without guesses, and the engine
+keeps the tokens up to and with the first that was not guessed. So guesses decide how fast an answer comes and
+never what it says: they may depend on time and load, tokens do not.
+
+How many guesses are worth their rows is decided here, from what was measured. If guesses of a sequence come
+true with probability p, then k of them give p + p^2 + ... + p^k tokens more, and a step of r rows takes T(r)
+seconds. Counts are chosen to give the most tokens per second, and no sequence may lose more than `MAX_LOSS`
+of the seconds that it has taken so far.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+from mohist.engine.sequence import Chunk, Outcome, Sequence
+
+__all__ = ["Drafter", "Speculation", "Speculator", "StepTimes"]
+
+COUNTS = (1, 3, 5, 11)
+"""Guesses of one sequence in a step. Few sizes, so that each is soon known; kernels take rows by sixes."""
+MAX_ROWS = 64
+"""Beyond this many rows a step no further row is cheap."""
+MAX_LOSS = 0.03
+"""Share of a sequence's time that guesses may have lost it, at any moment."""
+PRIOR_HITS, PRIOR_TRIES = 0.6, 1.0
+"""What is believed of a sequence before anything was tried."""
+FADE = 0.8
+"""What a step of guesses leaves of the memory of earlier ones ..."""
+FADE_IDLE = 0.98
+"""... and a step without: after a while it is tried again."""
+
+
+class Drafter(Protocol):
+    """Guesses tokens. It knows no more than the tokens of a sequence, and what it remembers of them."""
+
+    def propose(self, sequences: Seq[Sequence], counts: Seq[int]) -> list[list[int]]:
+        """At most `counts[i]` guesses of what follows `sequences[i].tokens`."""
+        ...
+
+    def forget(self, sequence: Sequence) -> None:
+        """The sequence has ended, or has given up its blocks."""
+        ...
+
+
+class Speculation(Protocol):
+    """What the engine asks about guesses."""
+
+    def guess(self, sequences: Seq[Sequence], limits: Seq[int], spare: int) -> list[list[int]]:
+        """Guesses for sequences that decode: at most `limits[i]` each and `spare` in all."""
+        ...
+
+    def observe(self, chunks: Seq[Chunk], outcomes: Seq[Outcome], seconds: float) -> None:
+        """What a step took and gave; its tokens are not appended yet."""
+        ...
+
+    def forget(self, sequence: Sequence) -> None:
+        """See `Drafter.forget`."""
+        ...
+
+
+class StepTimes:
+    """Seconds of a decoding step, by its number of rows."""
+
+    FIXED_ROWS = 10
+    """What a step costs beside its rows, in rows: an estimate, for sizes that were never measured."""
+    KEPT, FORGOTTEN = 5, 300
+    """Measurements of a size that count; steps after which a size that did not occur is unknown again."""
+
+    def __init__(self) -> None:
+        self._recent: dict[int, deque[float]] = {}
+        self._last: OrderedDict[int, int] = OrderedDict()
+        """When each size last occurred, the longest ago first."""
+        self._num_steps = 0
+        self._known: dict[int, float] = {}
+        """The least of the recent ones: what disturbs a measurement only ever adds to it."""
+
+    def add(self, rows: int, seconds: float) -> None:
+        """Take note of a step."""
+        self._num_steps += 1
+        self._last[rows] = self._num_steps
+        self._last.move_to_end(rows)
+        recent = self._recent.setdefault(rows, deque(maxlen=self.KEPT))
+        recent.append(seconds)
+        self._known[rows] = min(recent)
+        oldest = next(iter(self._last))
+        if self._num_steps - self._last[oldest] > self.FORGOTTEN:
+            del self._last[oldest], self._recent[oldest], self._known[oldest]
+
+    def of(self, rows: int) -> float | None:
+        """Seconds that a step of so many rows takes, measured or estimated; None while nothing is known."""
+        known = self._known
+        if rows in known or not known:
+            return known.get(rows)
+        below = max((size for size in known if size < rows), default=None)
+        above = min((size for size in known if size > rows), default=None)
+        if below is not None and above is not None:
+            share = (rows - below) / (above - below)
+            return known[below] + share * (known[above] - known[below])
+        size = below if below is not None else above
+        assert size is not None
+        return known[size] * (rows + self.FIXED_ROWS) / (size + self.FIXED_ROWS)
+
+    def at_most(self, rows: int) -> float | None:
+        """The same, but a row beyond what was measured may cost as much as a step of its own."""
+        largest = max(self._known, default=0)
+        if rows <= largest or not largest:
+            return self.of(rows)
+        return self._known[largest] * (1 + (rows - largest) / largest)
+
+
+@dataclass(slots=True)
+class _Account:
+    """What guessing has brought one sequence."""
+
+    hits: float = 0.0
+    tries: float = 0.0
+    """Guesses that came true, and those of which it is known; both fade."""
+    seconds: float = 0.0
+    """Its share of all steps so far."""
+    balance: float = 0.0
+    """Seconds that guesses saved, less those that they took."""
+
+    @property
+    def rate(self) -> float:
+        """The probability that a guess comes true, if all before it did."""
+        return (self.hits + PRIOR_HITS) / (self.tries + PRIOR_TRIES)
+
+    @property
+    def credit(self) -> float:
+        """Seconds that may be staked."""
+        return self.balance + MAX_LOSS * self.seconds
+
+
+class Speculator:
+    """`Speculation` with one drafter that measures whether guesses pay."""
+
+    def __init__(self, drafter: Drafter, clock: Callable[[], float] = perf_counter) -> None:
+        self._drafter, self._clock = drafter, clock
+        self._accounts: WeakKeyDictionary[Sequence, _Account] = WeakKeyDictionary()
+        self._times = StepTimes()
+        self._draft_s = 0.0
+        """Of a guess, lately."""
+        self._drafting_s = 0.0
+        """Of the guesses of the step that comes."""
+
+    def guess(self, sequences: Seq[Sequence], limits: Seq[int], spare: int) -> list[list[int]]:
+        """See `Speculation`."""
+        self._drafting_s = 0.0
+        counts = self._counts(sequences, limits, min(spare, MAX_ROWS - len(sequences)))
+        if not any(counts):
+            return [[] for _ in sequences]
+        start = self._clock()
+        guesses = self._drafter.propose(sequences, counts)
+        self._drafting_s = self._clock() - start
+        self._draft_s += 0.2 * (self._drafting_s / sum(counts) - self._draft_s)
+        return guesses
+
+    def observe(self, chunks: Seq[Chunk], outcomes: Seq[Outcome], seconds: float) -> None:
+        """See `Speculation`."""
+        num_rows = sum(chunk.num_rows for chunk in chunks)
+        if num_rows == sum(chunk.num_draws for chunk in chunks):
+            self._times.add(num_rows, seconds)
+            self._settle(chunks, outcomes, num_rows)
+        for chunk in chunks:
+            self._account(chunk.sequence).seconds += seconds * chunk.num_rows / num_rows
+        self._drafting_s = 0.0
+
+    def forget(self, sequence: Sequence) -> None:
+        """See `Drafter`."""
+        self._drafter.forget(sequence)
+
+    def _account(self, sequence: Sequence) -> _Account:
+        account = self._accounts.get(sequence)
+        if account is None:
+            account = self._accounts[sequence] = _Account()
+        return account
+
+    def _counts(self, sequences: Seq[Sequence], limits: Seq[int], spare: int) -> list[int]:
+        """How many guesses of each sequence give the most tokens per second."""
+        counts = [0] * len(sequences)
+        alone = self._times.of(len(sequences))
+        if alone is None or spare < 1:
+            return counts
+        accounts = [self._account(sequence) for sequence in sequences]
+        best, tokens, rows, chosen = len(sequences) / alone, float(len(sequences)), 0, 0
+        raises = self._raises(accounts, limits)
+        for number, (gain, _, lower, upper) in enumerate(raises, 1):
+            rows += upper - lower
+            if rows > spare:
+                break
+            tokens += gain
+            seconds = self._seconds(len(sequences) + rows) + rows * self._draft_s
+            if tokens / seconds > best:
+                best, chosen = tokens / seconds, number
+        for _, index, _, upper in raises[:chosen]:
+            counts[index] = upper
+        if chosen:
+            self._stay_within_credit(accounts, counts, alone)
+        return counts
+
+    def _raises(self, accounts: Seq[_Account], limits: Seq[int]) -> list[tuple[float, int, int, int]]:
+        """(tokens gained, sequence, from so many guesses, to so many), the most gain a guess first."""
+        raises = []
+        for index, (account, limit) in enumerate(zip(accounts, limits, strict=True)):
+            lower, p = 0, account.rate
+            for count in COUNTS:
+                upper = min(count, limit)
+                if upper > lower:
+                    gain = sum(p**n for n in range(lower + 1, upper + 1))
+                    raises.append((gain, index, lower, upper))
+                    lower = upper
+        # a sequence's own raises stay in order, since each gains less a guess than the one before
+        return sorted(raises, key=lambda found: -found[0] / (found[3] - found[2]))
+
+    def _stay_within_credit(self, accounts: Seq[_Account], counts: list[int], alone: float) -> None:
+        """Lower counts whose rows would cost more than their sequence may lose."""
+        seconds = self._times.at_most(len(counts) + sum(counts))
+        assert seconds is not None
+        each = (seconds - alone) / sum(counts) + self._draft_s
+        for index, account in enumerate(accounts):
+            if each > 0:
+                affordable = int(max(account.credit, 0) / each)
+                counts[index] = max((n for n in COUNTS if n <= min(affordable, counts[index])), default=0)
+
+    def _seconds(self, rows: int) -> float:
+        seconds = self._times.of(rows)
+        assert seconds is not None
+        return seconds
+
+    def _settle(self, chunks: Seq[Chunk], outcomes: Seq[Outcome], num_rows: int) -> None:
+        """Book what the guesses of a decoding step took and gave."""
+        num_guesses = num_rows - len(chunks)
+        alone = self._times.of(len(chunks))
+        if alone is None:
+            return
+        each = (self._seconds(num_rows) - alone + self._drafting_s) / max(num_guesses, 1)
+        for chunk, outcome in zip(chunks, outcomes, strict=True):
+            account = self._account(chunk.sequence)
+            fade = FADE if chunk.drafts else FADE_IDLE
+            account.hits, account.tries = account.hits * fade, account.tries * fade
+            if chunk.drafts:
+                num_right = count_right(chunk.drafts, outcome)
+                account.hits += num_right
+                account.tries += min(num_right + 1, len(chunk.drafts))
+                account.balance += num_right * alone / len(chunks) - len(chunk.drafts) * each
+
+
+def count_right(drafts: Seq[int], outcome: Outcome) -> int:
+    """How many guesses were drawn, up to the first that was not."""
+    count = 0
+    for guess, draw in zip(drafts, outcome.draws, strict=False):
+        if guess != draw.token:
+            break
+        count += 1
+    return count
