@@ -10,12 +10,12 @@ import importlib
 import logging
 import pkgutil
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -37,9 +37,13 @@ def make_app(
     service: Service,
     access: Access,
     *,
+    routers: Iterable[APIRouter] = (),
     lifespan: Callable[[], AbstractAsyncContextManager[None]] | None = None,
 ) -> ASGIApp:
-    """The application. `lifespan` is entered before the first request and left after the last."""
+    """The application: the dialects and further `routers`.
+
+    `lifespan` is entered before the first request and left after the last.
+    """
 
     @asynccontextmanager
     async def whole_life(_: FastAPI) -> AsyncGenerator[None]:
@@ -59,9 +63,11 @@ def make_app(
     )
     for module in pkgutil.iter_modules(dialects.__path__):
         app.include_router(importlib.import_module(f"{dialects.__name__}.{module.name}").routes(service))
+    for router in routers:
+        app.include_router(router)
     app.add_exception_handler(HTTPException, _error)
     app.add_exception_handler(Exception, _error)
-    return Gate(app, access, max_body_bytes=service.limits.max_body_bytes)
+    return Gate(app, access, service)
 
 
 async def _error(_: Request, error: Exception) -> Response:
@@ -76,10 +82,11 @@ def _reply(error: ApiError) -> Response:
 class Gate:
     """Lets requests in. `scope["state"]` gets `request_id` and `principal`."""
 
-    def __init__(self, app: ASGIApp, access: Access, *, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, access: Access, service: Service) -> None:
         self._app = app
         self._access = access
-        self._max_body_bytes = max_body_bytes
+        self._meter = service.meter
+        self._max_body_bytes = service.limits.max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the application's life."""
@@ -96,7 +103,10 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", id.encode())]
+                self._meter.answered(status)
+                limits = self._meter.headers(state["principal"]) if "principal" in state else {}
+                further = [(name.encode(), value.encode()) for name, value in limits.items()]
+                message["headers"] = [*message["headers"], (b"x-request-id", id.encode()), *further]
             await send(message)
 
         try:

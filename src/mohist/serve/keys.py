@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from sqlalchemy import Row, insert, select, update
 
@@ -46,6 +47,10 @@ class KeyRecord:
     """Whether its prompts share cached prefixes with other keys that do."""
     salt: bytes
     digest: bytes
+
+    def public(self) -> dict[str, Any]:
+        """What may be shown of it, as JSON data."""
+        return {name: value for name, value in asdict(self).items() if name not in ("salt", "digest")}
 
 
 class Keys:
@@ -101,13 +106,16 @@ class KeyRing:
         self._store = store
         self._compare = compare
         self._records: Mapping[str, KeyRecord] = {}
+        self._refreshing = threading.Lock()
         # What an unknown identifier is compared with, so that it takes as long as a known one.
         self._nobody = (secrets.token_bytes(16), secrets.token_bytes(32))
         self.refresh()
 
     def refresh(self) -> None:
-        """Take over what the database holds. Another thread may call this at any time."""
-        self._records = {record.id: record for record in self._store.all() if record.revoked_ms is None}
+        """Take over what the database holds. Any thread may call this at any time."""
+        # One after the other: what was read earlier must not replace what was read later.
+        with self._refreshing:
+            self._records = {record.id: record for record in self._store.all() if record.revoked_ms is None}
 
     def __len__(self) -> int:
         return len(self._records)

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from mohist.serve.access import ANONYMOUS, Principal
+from mohist.serve.access import Principal
 from mohist.serve.errors import ApiError, invalid
 from mohist.serve.wire import ClientLeft, JsonReply
 
@@ -76,7 +76,9 @@ def _validation(error: RequestValidationError) -> ApiError:
 
 def principal(request: Request) -> Principal:
     """Who asks."""
-    return getattr(request.state, "principal", ANONYMOUS)
+    found = request.state.principal
+    assert isinstance(found, Principal)
+    return found
 
 
 def request_id(request: Request) -> str:

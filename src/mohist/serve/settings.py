@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mohist.errors import ConfigError
 from mohist.serve.loading import ModelConfig
+from mohist.serve.upstream import UpstreamConfig
 
 __all__ = ["LimitsConfig", "MemoryConfig", "ServeConfig", "ServerConfig"]
 
@@ -18,6 +20,10 @@ class ServerConfig:
     """The address to bind. Any other than this machine's own asks every request for an API key."""
     port: int = 8000
     """0 picks a free one."""
+    require_keys: bool | None = None
+    """Ask for API keys also where only this machine can reach the server; none: only where others can."""
+    stuck_s: float = 60.0
+    """How long a step of an engine may take before the server says that it is not ready."""
     keep_alive_s: float = 10.0
     """Seconds of silence after which a stream says that it is alive."""
     drain_s: float = 600.0
@@ -26,7 +32,7 @@ class ServerConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"server.port = {self.port}: it must be in 0..65535")
-        for name in ("keep_alive_s", "drain_s"):
+        for name in ("keep_alive_s", "drain_s", "stuck_s"):
             if not 0 < getattr(self, name) < 86400:
                 raise ConfigError(f"server.{name} = {getattr(self, name)}: it must be in (0, 86400) seconds")
 
@@ -51,6 +57,8 @@ class LimitsConfig:
     """Characters of one stop string."""
     max_n: int = 16
     """Choices of one request."""
+    max_prompts: int = 64
+    """Prompts of one request for raw completions."""
     max_top_logprobs: int = 20
     """Alternatives reported with each token."""
 
@@ -82,4 +90,10 @@ class ServeConfig:
     """`[[models]]` in the file; those of the command line come first."""
     aliases: tuple[str, ...] = ()
     """Further names: ALIAS=MODEL. `default` stands for the first model unless it is given."""
+    upstreams: tuple[UpstreamConfig, ...] = ()
+    """`[[upstreams]]` in the file: models of other servers."""
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    data: Path | None = None
+    """The folder for keys and usage; none: mohist in the user's data folder (XDG)."""
+    database: str = ""
+    """postgresql://USER@HOST/NAME, for keys and usage; empty: mohist.db in the folder."""

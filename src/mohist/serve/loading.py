@@ -1,0 +1,94 @@
+"""How a model of this machine comes into memory: what the config says, what it will need, and loading it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from mohist.cost import Prices
+from mohist.errors import ConfigError
+from mohist.kernels.weight import WeightFormat
+from mohist.llm import LLM
+from mohist.model.count import cache_values_per_token, weight_bytes
+from mohist.model.family import read_config
+from mohist.serve.backend import Backend
+from mohist.serve.local import LocalModel
+from mohist.weights.checkpoint import open_checkpoint
+from mohist.weights.source import resolve
+
+__all__ = ["LOADER", "Loader", "ModelConfig", "read_aliases"]
+
+CACHE_BYTES_PER_VALUE = 4
+"""Keys and values are kept in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A model of this machine."""
+
+    source: str
+    """A folder, a .gguf file, hf:ORG/NAME or pypi:PACKAGE."""
+    name: str = ""
+    """What requests call it; by default the last part of the source."""
+    quantize: WeightFormat | None = None
+    """Turn the matrices into this format; "none" keeps the formats of the file."""
+    cache_tokens: int | None = None
+    """Size of the key-value cache; "none": the model's context."""
+    threads: int | None = None
+    """"none": the machine's physical cores."""
+    offline: bool = False
+    """Use only what was fetched before."""
+    at_start: bool = True
+    """Whether it is loaded when the server starts, or when it is first asked for."""
+    prices: Prices = field(default_factory=Prices)
+
+    @property
+    def called(self) -> str:
+        """The name that requests use."""
+        return self.name or self.source.rstrip("/").replace(":", "/").rpartition("/")[2].removesuffix(".gguf")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loader:
+    """How a model comes into memory. Both functions run on a thread and may take minutes."""
+
+    load: Callable[[ModelConfig], Backend]
+    memory_bytes: Callable[[ModelConfig], int]
+    """What a model will need, known before it is loaded. Raises MohistError."""
+
+
+def load(config: ModelConfig) -> LocalModel:
+    """The model, with the thread that runs it. Raises MohistError."""
+    llm = LLM.load(
+        config.source,
+        threads=config.threads,
+        cache_tokens=config.cache_tokens,
+        quantize=config.quantize,
+        offline=config.offline,
+    )
+    return LocalModel(config.called, llm)
+
+
+def memory_bytes(config: ModelConfig) -> int:
+    """What weights and cache will take; the weights are fetched if they are not here. Raises MohistError."""
+    checkpoint = open_checkpoint(resolve(config.source, offline=config.offline))
+    decoder = read_config(checkpoint)
+    stored = sum(info.num_bytes for info in checkpoint.tensors.values())
+    weights = stored if config.quantize is None else weight_bytes(decoder, config.quantize)
+    tokens = decoder.max_positions if config.cache_tokens is None else config.cache_tokens
+    return weights + tokens * cache_values_per_token(decoder) * CACHE_BYTES_PER_VALUE
+
+
+LOADER = Loader(load=load, memory_bytes=memory_bytes)
+"""How a server loads its models."""
+
+
+def read_aliases(pairs: Iterable[str]) -> dict[str, str]:
+    """`["fast=small", ...]` as {"fast": "small", ...}. Raises ConfigError."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        alias, equals, target = (part.strip() for part in pair.partition("="))
+        if not equals or not alias or not target or alias in found:
+            raise ConfigError(f"aliases: {pair!r}: expected ALIAS=MODEL, each alias once")
+        found[alias] = target
+    return found
