@@ -86,6 +86,8 @@ class Piece:
     text: str
     tokens: tuple[TokenInfo, ...] = ()
     """Those that wrote it, where logprobs were asked for. A token is listed once, where its text begins."""
+    num_tokens: int = 0
+    """Tokens that the choice has cost so far."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +98,8 @@ class ToolCallPiece:
     index: int
     """Among the calls of the choice."""
     call: ToolCall
+    num_tokens: int = 0
+    """Tokens that the choice has cost so far."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

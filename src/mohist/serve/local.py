@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator
-from contextlib import closing
+from contextlib import AsyncExitStack, aclosing, closing
 from hashlib import blake2b
 
 import mohist
@@ -18,7 +18,7 @@ from mohist.serve.ask import Ask
 from mohist.serve.errors import ApiError, invalid
 from mohist.serve.prompt import Prepared, prepare
 from mohist.serve.text import ChoiceText
-from mohist.serve.worker import EngineWorker
+from mohist.serve.worker import EngineError, EngineWorker, Job
 from mohist.types import Completion
 
 __all__ = ["LocalModel"]
@@ -38,40 +38,47 @@ class LocalModel:
         """The events of an answer; closing the iterator ends the work on it. Raises ApiError."""
         prepared = await asyncio.to_thread(prepare, self.llm, ask)
         prompt = prepared.request.prompt
-        started = Started(
-            model=self.name,
-            fingerprint=self.fingerprint,
-            thinks=prepared.thinks,
-            prompt_tokens=len(prompt),
-            seed=prepared.request.params.seed,
-        )
-        try:
-            job = await self.worker.submit(prepared.request, n=ask.n, salt=salt)
-        except RequestError as error:
-            raise invalid(error) from error
-        with closing(job):
-            yield started
-            if ask.echo:
-                for event in await self._echo(ask, prompt, salt):
-                    yield event
-            choices = [_LocalChoice(self, i, prepared, ask) for i in range(ask.n)]
+        job = None
+        if prepared.wants_tokens:
             try:
-                async for index, event in job:
-                    choice = choices[index]
-                    if isinstance(event, TokenEvent):
-                        for piece in choice.push(event.draw):
-                            yield piece
-                        if choice.just_stopped:
-                            job.abort(index)
-                    elif isinstance(event, FinishEvent):
-                        for last in choice.finish(event.completion):
-                            yield last
-            except ApiError:
-                raise
-            except Exception as error:
-                raise ApiError(
-                    500, "the engine failed on this request; it was logged", type="server_error"
-                ) from error
+                job = await self.worker.submit(prepared.request, n=ask.n, salt=salt)
+            except RequestError as error:
+                raise invalid(error) from error
+        async with AsyncExitStack() as stack:
+            if job is not None:
+                stack.enter_context(closing(job))
+            yield Started(
+                model=self.name,
+                fingerprint=self.fingerprint,
+                thinks=prepared.thinks,
+                prompt_tokens=len(prompt),
+                seed=prepared.request.params.seed,
+            )
+            if ask.echo:
+                for piece in await self._echo(ask, prompt, salt):
+                    yield piece
+            if job is None:
+                yield Finished(choice=0, reason="length", usage=Usage(prompt_tokens=len(prompt)))
+                return
+            events = self._events(job, [_LocalChoice(self, i, prepared, ask) for i in range(ask.n)])
+            async for event in await stack.enter_async_context(aclosing(events)):
+                yield event
+
+    async def _events(self, job: Job, choices: list[_LocalChoice]) -> AsyncGenerator[Event]:
+        """What the engine makes of the choices."""
+        try:
+            async for index, event in job:
+                choice = choices[index]
+                if isinstance(event, TokenEvent):
+                    for piece in choice.push(event.draw):
+                        yield piece
+                    if choice.just_stopped:
+                        job.abort(index)
+                elif isinstance(event, FinishEvent):
+                    for last in choice.finish(event.completion):
+                        yield last
+        except EngineError as error:
+            raise ApiError(500, str(error), type="server_error") from error
 
     async def close(self) -> None:
         """End the model's thread."""

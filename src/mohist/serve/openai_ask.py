@@ -7,6 +7,7 @@ from typing import Any
 from mohist.serve.ask import Ask, Effort, Shape, Tool
 from mohist.serve.errors import unavailable
 from mohist.serve.openai_body import (
+    Body,
     ChatBody,
     JsonFormat,
     MessageBody,
@@ -18,7 +19,7 @@ from mohist.serve.openai_body import (
 )
 from mohist.types import Message, ToolCall
 
-__all__ = ["IGNORED_HEADER", "chat_ask", "ignored_header", "sampling", "stop_strings"]
+__all__ = ["IGNORED_HEADER", "chat_ask", "ignored_header", "refuse", "sampling", "stop_strings"]
 
 IGNORED_HEADER = "x-mohist-ignored"
 _MOST_IGNORED = 40
@@ -134,11 +135,11 @@ def message(body: MessageBody) -> Message:
 def refuse(body: SamplingBody) -> None:
     """Raise ApiError where an unknown field would change the answer."""
     for name, value in (body.model_extra or {}).items():
-        if name in _REFUSED and value:
+        if name in _REFUSED and value not in (None, False, 1, {}, []):
             raise unavailable(_REFUSED[name], name)
 
 
-def ignored_header(body: SamplingBody, *further: str) -> dict[str, str]:
+def ignored_header(body: Body, *further: str) -> dict[str, str]:
     """The header that names what had no effect; none if everything had."""
     names = dict.fromkeys((*unknown_fields(body), *further))
     spelled = [name for name in names if name.isascii() and name.isprintable() and len(name) <= 80]

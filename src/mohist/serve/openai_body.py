@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["ChatBody", "CompletionBody", "MessageBody", "ToolBody", "unknown_fields"]
+__all__ = ["Body", "ChatBody", "CompletionBody", "MessageBody", "ToolBody", "unknown_fields"]
 
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 

@@ -49,7 +49,9 @@ def check_chat(body: ChatBody, limits: LimitsConfig) -> None:
 
 
 def check_completion(body: CompletionBody, limits: LimitsConfig) -> None:
-    """The same for a raw completion."""
+    """The same for a raw completion. It may ask for no tokens at all, where the prompt is echoed."""
+    if body.max_tokens == 0 and body.echo and body.n in (None, 1):
+        body = body.model_copy(update={"max_tokens": 1})
     _check_sampling(body, limits)
     if body.logprobs is not None and body.logprobs > limits.max_top_logprobs:
         raise _range("logprobs", f"[0, {limits.max_top_logprobs}]")

@@ -22,7 +22,7 @@ from mohist.serve.answer import (
 from mohist.serve.errors import ApiError
 from mohist.types import ToolCall
 
-__all__ = ["ChatChunks", "chat_completion", "error_body", "token_entry", "usage_entry"]
+__all__ = ["ChatChunks", "chat_completion", "error_body", "head", "token_entry", "usage_entry"]
 
 LEAST_LOGPROB = -9999.0
 """What stands for minus infinity, which JSON has not."""
@@ -76,24 +76,25 @@ def call_entry(choice: int, index: int, call: ToolCall) -> dict[str, Any]:
     return {"id": id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
-class _Head:
-    """What all parts of one response begin with."""
-
-    def __init__(self, started: Started, model: str, prefix: str, object: str) -> None:
-        self.entries = {
-            "id": f"{prefix}-{uuid4().hex}",
-            "object": object,
-            "created": int(time.time()),
-            "model": model,
-            "system_fingerprint": started.fingerprint,
-        }
+def head(started: Started, prefix: str, object: str) -> dict[str, Any]:
+    """What every part of one response begins with."""
+    return {
+        "id": f"{prefix}-{uuid4().hex}",
+        "object": object,
+        "created": int(time.time()),
+        "model": started.model,
+        "system_fingerprint": started.fingerprint,
+    }
 
 
 def chat_completion(answer: Answer, *, with_logprobs: bool) -> dict[str, Any]:
     """A whole answer."""
-    head = _Head(answer.started, answer.started.model, "chatcmpl", "chat.completion")
     choices = [_chat_choice(i, choice, with_logprobs) for i, choice in enumerate(answer.choices)]
-    return {**head.entries, "choices": choices, "usage": usage_entry(answer.usage)}
+    return {
+        **head(answer.started, "chatcmpl", "chat.completion"),
+        "choices": choices,
+        "usage": usage_entry(answer.usage),
+    }
 
 
 def _chat_choice(index: int, choice: Choice, with_logprobs: bool) -> dict[str, Any]:
@@ -126,7 +127,7 @@ class ChatChunks:
     """The chunks of one streamed answer."""
 
     def __init__(self, started: Started, n: int, *, with_logprobs: bool, include_usage: bool) -> None:
-        self._head = _Head(started, started.model, "chatcmpl", "chat.completion.chunk")
+        self._head = head(started, "chatcmpl", "chat.completion.chunk")
         self._thinks = started.thinks
         self._with_logprobs = with_logprobs
         self._include_usage = include_usage
@@ -178,7 +179,7 @@ class ChatChunks:
                 kind: [token_entry(info) for info in piece.tokens],
             }
         entry = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        chunk = {**self._head.entries, "choices": [entry]}
+        chunk = {**self._head, "choices": [entry]}
         if usage is not None:
             chunk["usage"] = usage_entry(usage)
         elif self._include_usage:

@@ -35,6 +35,8 @@ class Prepared:
     """Makes the parser of one choice."""
     thinks: bool
     """Whether the prompt opened thinking."""
+    wants_tokens: bool = True
+    """Whether anything is to be generated; an echo alone may be all."""
 
 
 def prepare(llm: LLM, ask: Ask) -> Prepared:
@@ -46,7 +48,8 @@ def prepare(llm: LLM, ask: Ask) -> Prepared:
         stop_tokens = (*llm.chat.stop_tokens, *stop_tokens)
         given = {"seed": secrets.randbits(64), **ask.sampling}
         room = check_room(len(prompt), llm.engine.capacity, "prompt" if raw else "messages")
-        given["max_tokens"] = min(given.get("max_tokens", room), room)
+        wants_tokens = given.get("max_tokens") != 0
+        given["max_tokens"] = min(given.get("max_tokens") or room, room)
         params = llm.defaults.replace(**given, stop_tokens=stop_tokens, top_logprobs=ask.top_logprobs or 0)
     except (ChatError, RequestError) as error:
         raise invalid(error, "prompt" if raw else "messages") from error
@@ -56,6 +59,7 @@ def prepare(llm: LLM, ask: Ask) -> Prepared:
             request=request,
             parser=lambda: RawText(llm.chat.tokenizer, stop_tokens=stop_tokens, stop=ask.stop),
             thinks=False,
+            wants_tokens=wants_tokens,
         )
     return Prepared(
         request=request,

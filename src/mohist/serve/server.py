@@ -31,7 +31,9 @@ def serve(config: ServeConfig) -> None:
     with closing(Operations(config)) as operations:
         app = make_app(operations.service, operations.access, routers=operations.routers())
         with closing(_bind(config.server.host, config.server.port)) as listener:
-            asyncio.run(_serve(Server(app, operations.service, config), operations, listener))
+            server = Server(app, operations.service, config)
+            with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+                runner.run(_serve(server, operations, listener))
 
 
 async def _serve(server: Server, operations: Operations, listener: socket.socket) -> None:

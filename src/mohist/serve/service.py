@@ -163,41 +163,33 @@ class Service:
         arrived_s: float,
     ) -> AsyncGenerator[Event]:
         started: Started | None = None
-        unfinished = set(range(ask.n))
+        unfinished = dict.fromkeys(range(ask.n), 0)
+        """Choices that have not ended, with the tokens that they have cost as far as is known."""
         last_s = None
+
+        def record(choice: int, usage: Usage, reason: str) -> None:
+            assert started is not None
+            del unfinished[choice]
+            seconds = time.monotonic() - arrived_s
+            self.meter.record(principal, request_id, started.model, usage, reason, seconds)
+
         try:
             async for event in events:
-                now_s = time.monotonic()
                 match event:
                     case Started():
                         started = event
                     case Piece() | ToolCallPiece():
                         assert started is not None
+                        now_s = time.monotonic()
                         since_s = arrived_s if last_s is None else last_s
                         self.meter.progress(started.model, now_s - since_s, first=last_s is None)
                         last_s = now_s
+                        unfinished[event.choice] = event.num_tokens
                     case Finished():
-                        assert started is not None
-                        unfinished.discard(event.choice)
-                        self.meter.record(
-                            principal,
-                            request_id,
-                            started.model,
-                            event.usage,
-                            event.reason,
-                            now_s - arrived_s,
-                        )
+                        record(event.choice, event.usage, event.reason)
                 yield event
         finally:
             if started is not None:
-                for choice in sorted(unfinished):
-                    # What an aborted choice had generated is not known here; its prompt is.
-                    usage = Usage(prompt_tokens=0 if choice else started.prompt_tokens)
-                    self.meter.record(
-                        principal,
-                        request_id,
-                        started.model,
-                        usage,
-                        "abort",
-                        time.monotonic() - arrived_s,
-                    )
+                for choice, num_tokens in list(unfinished.items()):
+                    num_prompt = 0 if choice else started.prompt_tokens
+                    record(choice, Usage(prompt_tokens=num_prompt, completion_tokens=num_tokens), "abort")

@@ -134,10 +134,21 @@ class ChoiceText:
     def _event(self, delta: Delta) -> Piece | ToolCallPiece:
         if delta.tool_call is not None:
             self.num_calls += 1
-            return ToolCallPiece(choice=self._choice, index=self.num_calls - 1, call=delta.tool_call)
+            return ToolCallPiece(
+                choice=self._choice,
+                index=self.num_calls - 1,
+                call=delta.tool_call,
+                num_tokens=self.num_tokens,
+            )
         tokens = tuple(self._tokens_until(delta.place, delta.place + len(delta.text)))
         assert delta.kind != "tool_call"
-        return Piece(choice=self._choice, kind=delta.kind, text=delta.text, tokens=tokens)
+        return Piece(
+            choice=self._choice,
+            kind=delta.kind,
+            text=delta.text,
+            tokens=tokens,
+            num_tokens=self.num_tokens,
+        )
 
     def _tokens_until(self, start: int, end: int) -> Iterable[TokenInfo]:
         """The pending tokens that wrote text in start..end; what wrote only text before it is dropped."""

@@ -19,7 +19,7 @@ from typing import TypeVar
 from mohist.engine.engine import Engine, EngineStats, Event, TokenEvent
 from mohist.types import Request
 
-__all__ = ["EngineWorker", "Job"]
+__all__ = ["EngineError", "EngineWorker", "Job"]
 
 T = TypeVar("T")
 
@@ -27,6 +27,10 @@ _log = logging.getLogger(__name__)
 
 IDLE_BEAT_S = 0.5
 """How often an idle worker shows that it is alive."""
+
+
+class EngineError(Exception):
+    """The engine failed while it made an answer, or was stopped. Its log says more."""
 
 
 class Job:
@@ -177,7 +181,7 @@ class EngineWorker:
             if self._engine.busy and not self._stopping:
                 self._step()
             self._beat_s = time.monotonic()
-        self._fail_all(RuntimeError("the engine was stopped"))
+        self._fail_all(EngineError("the model was unloaded while it answered"))
 
     def _obey(self) -> None:
         """Run what was posted; wait for it while there is nothing else to do."""
@@ -192,12 +196,12 @@ class EngineWorker:
     def _step(self) -> None:
         try:
             events = self._engine.step()
-        except Exception as error:
+        except Exception:
             # The engine has put every request back in line. What fails again would fail for ever.
             self._failures += 1
             _log.exception("a step of the engine failed", extra={"failures": self._failures})
             if self._failures > 1:
-                self._fail_all(error)
+                self._fail_all(EngineError("the engine failed on this request; it was logged"))
             return
         self._failures = 0
         self.stats = self._engine.stats()

@@ -11,6 +11,7 @@ from mohist.serve.ask import Ask
 from mohist.serve.openai_ask import chat_ask, ignored_header
 from mohist.serve.openai_body import ChatBody
 from mohist.serve.openai_check import check_chat
+from mohist.serve.openai_reply import ChatReply, documented
 from mohist.serve.openai_shape import ChatChunks, chat_completion, error_body
 from mohist.serve.routes import as_api_error, error_route, principal, request_id
 from mohist.serve.service import Service
@@ -24,7 +25,7 @@ PATHS = ("/v1/chat/completions", "/chat/completions", "/beta/chat/completions", 
 
 def routes(service: Service) -> APIRouter:
     """The routes of this dialect."""
-    router = APIRouter(route_class=error_route(error_body))
+    router = APIRouter(route_class=error_route(error_body), tags=["chat"])
 
     async def chat(body: ChatBody, request: Request) -> Response:
         check_chat(body, service.limits)
@@ -45,7 +46,13 @@ def routes(service: Service) -> APIRouter:
         return JsonReply(reply, headers=headers)
 
     for path in PATHS:
-        router.add_api_route(path, chat, methods=["POST"], response_class=JsonReply)
+        router.add_api_route(
+            path,
+            chat,
+            methods=["POST"],
+            response_class=JsonReply,
+            responses=documented(ChatReply, streams=True),
+        )
     return router
 
 

@@ -1,0 +1,108 @@
+"""Raw completions in OpenAI's older form: whole and in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mohist.serve.answer import Answer, Choice, Event, Finished, Piece, Started, TokenInfo, Usage
+from mohist.serve.openai_shape import LEAST_LOGPROB, head, usage_entry
+
+__all__ = ["TextChunks", "text_completion"]
+
+
+def text_completion(answers: Sequence[Answer], *, with_logprobs: bool) -> dict[str, Any]:
+    """All answers, choices numbered through."""
+    choices = [choice for answer in answers for choice in answer.choices]
+    return {
+        **head(answers[0].started, "cmpl", "text_completion"),
+        "choices": [_choice(i, choice, with_logprobs) for i, choice in enumerate(choices)],
+        "usage": usage_entry(sum((answer.usage for answer in answers), Usage())),
+    }
+
+
+def _choice(index: int, choice: Choice, with_logprobs: bool) -> dict[str, Any]:
+    assert choice.finished is not None
+    return {
+        "index": index,
+        "text": choice.content,
+        "logprobs": _logprobs(choice.content_tokens, 0) if with_logprobs else None,
+        "finish_reason": choice.finished.reason,
+    }
+
+
+def _logprobs(tokens: Iterable[TokenInfo], start: int) -> dict[str, Any]:
+    """The four lists about `tokens`, whose text begins at character `start`."""
+    listed: dict[str, list[Any]] = {
+        "tokens": [],
+        "token_logprobs": [],
+        "top_logprobs": [],
+        "text_offset": [],
+    }
+    before = b""
+    for info in tokens:
+        listed["tokens"].append(info.data.decode("utf-8", "replace"))
+        listed["token_logprobs"].append(_number(info.logprob))
+        listed["top_logprobs"].append(_top(info))
+        listed["text_offset"].append(start + len(before.decode("utf-8", "ignore")))
+        before += info.data
+    return listed
+
+
+def _top(info: TokenInfo) -> dict[str, float] | None:
+    """The likeliest tokens by what they spell, the likelier of those that spell the same; None: not known."""
+    if not info.top:
+        return None
+    top: dict[str, float] = {}
+    for data, logprob in info.top:
+        top.setdefault(data.decode("utf-8", "replace"), max(logprob, LEAST_LOGPROB))
+    return top
+
+
+def _number(logprob: float | None) -> float | None:
+    return None if logprob is None else max(logprob, LEAST_LOGPROB)
+
+
+class TextChunks:
+    """The chunks of streamed completions."""
+
+    def __init__(
+        self, started: Started, num_choices: int, *, with_logprobs: bool, include_usage: bool
+    ) -> None:
+        self._head = head(started, "cmpl", "text_completion")
+        self._with_logprobs = with_logprobs
+        self._include_usage = include_usage
+        self._num_left = num_choices
+        self._lengths = [0] * num_choices
+        """Characters of each choice so far."""
+        self._usage = Usage()
+
+    def of(self, event: Event, offset: int) -> Iterable[dict[str, Any]]:
+        """The chunks of one event, of an answer whose choices are numbered from `offset` on."""
+        match event:
+            case Piece():
+                index = offset + event.choice
+                logprobs = _logprobs(event.tokens, self._lengths[index]) if self._with_logprobs else None
+                self._lengths[index] += len(event.text)
+                yield self._chunk(index, event.text, logprobs)
+            case Finished():
+                self._num_left -= 1
+                self._usage += event.usage
+                usage = None if self._num_left else self._usage
+                yield self._chunk(offset + event.choice, "", None, event.reason, usage)
+
+    def _chunk(
+        self,
+        index: int,
+        text: str,
+        logprobs: dict[str, Any] | None,
+        reason: str | None = None,
+        usage: Usage | None = None,
+    ) -> dict[str, Any]:
+        entry = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        chunk = {**self._head, "choices": [entry]}
+        if usage is not None:
+            chunk["usage"] = usage_entry(usage)
+        elif self._include_usage:
+            chunk["usage"] = None
+        return chunk
