@@ -20,11 +20,28 @@ from tempfile import TemporaryDirectory
 
 FOLDER = Path(__file__).parents[1] / "src" / "mohist" / "serve" / "web" / "vendor"
 
-KATEX_FONTS = (
-    "AMS-Regular Caligraphic-Bold Caligraphic-Regular Fraktur-Bold Fraktur-Regular Main-Bold Main-BoldItalic "
-    "Main-Italic Main-Regular Math-BoldItalic Math-Italic SansSerif-Bold SansSerif-Italic SansSerif-Regular "
-    "Script-Regular Size1-Regular Size2-Regular Size3-Regular Size4-Regular Typewriter-Regular"
-).split()
+KATEX_FONTS = [
+    "AMS-Regular",
+    "Caligraphic-Bold",
+    "Caligraphic-Regular",
+    "Fraktur-Bold",
+    "Fraktur-Regular",
+    "Main-Bold",
+    "Main-BoldItalic",
+    "Main-Italic",
+    "Main-Regular",
+    "Math-BoldItalic",
+    "Math-Italic",
+    "SansSerif-Bold",
+    "SansSerif-Italic",
+    "SansSerif-Regular",
+    "Script-Regular",
+    "Size1-Regular",
+    "Size2-Regular",
+    "Size3-Regular",
+    "Size4-Regular",
+    "Typewriter-Regular",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +129,7 @@ def fetch(package: Package) -> dict[str, bytes]:
 def listing(files: dict[str, bytes]) -> str:
     """The text of `VENDORED`."""
     lines = [
-        "Written by tools/vendor_web.py; do not edit. SHA-256 of each file, as the npm package has it.",
+        "Written by tools/vendor_web.py. SHA-256 of each file, as the npm package has it.",
         "",
     ]
     for package in PACKAGES:

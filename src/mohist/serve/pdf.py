@@ -1,4 +1,4 @@
-"""`python -m mohist.serve.pdf`: a PDF file on standard input, its text as one line of JSON on standard output.
+"""`python -m mohist.serve.pdf`: a PDF file on standard input, its text as a line of JSON on standard output.
 
 A process of its own with bounded memory, time and files: PDFium is C++ and reads what strangers send.
 The line is `{"text", "pages"}`, or `{"status", "message"}` saying what is wrong with the file.
@@ -16,6 +16,7 @@ MAX_CHARACTERS = 4_000_000
 
 
 def main() -> int:
+    """Answer one file."""
     data = sys.stdin.buffer.read()
     answer = read(data)
     sys.stdout.write(json.dumps(answer))

@@ -18,7 +18,7 @@ export function App() {
     <a class="skip" href="#message" onClick=${skip}>${t("skip")}</a>
     <${Sidebar} />
     ${sidebar && html`<div class="veil" onClick=${() => state.set({ sidebar: false })}></div>`}
-    <main class=${view}>
+    <main>
       <header class="top">
         <${IconButton}
           class="phone"

@@ -8,7 +8,7 @@ import { IconButton } from "./icon.js";
 import { Mark } from "./mark.js";
 import { Message } from "./message.js";
 
-const NEAR_END_PX = 80;
+const AT_END_PX = 12;
 
 /** The open conversation, or the beginning of a new one. */
 export function Conversation() {
@@ -54,22 +54,28 @@ function Welcome() {
   </div>`;
 }
 
-/** Keeps the end in sight while an answer grows, until the reader scrolls away from it; asking comes back. */
+/** Keeps the end in sight while an answer grows, until the reader scrolls up; asking, or scrolling down, comes back. */
 function useFollowing(conversation, lastQuestion) {
   const frame = useRef(null);
   const list = useRef(null);
   const following = useRef(true);
+  const before = useRef({ top: 0, height: 0 });
   const [away, setAway] = useState(false);
 
   const toEnd = () => {
     following.current = true;
     frame.current.scrollTop = frame.current.scrollHeight;
+    setAway(false);
   };
   useLayoutEffect(toEnd, [conversation, lastQuestion]);
   useEffect(() => {
     const box = frame.current;
     const look = () => {
-      following.current = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_END_PX;
+      const { scrollTop: top, scrollHeight: height, clientHeight } = box;
+      // Going up while the content stays as it is: that was the reader. Otherwise the browser made room.
+      if (top < before.current.top && height === before.current.height) following.current = false;
+      if (height - top - clientHeight < AT_END_PX) following.current = true;
+      before.current = { top, height };
       setAway(!following.current);
     };
     box.addEventListener("scroll", look, { passive: true });

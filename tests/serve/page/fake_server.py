@@ -13,80 +13,16 @@ import threading
 from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import Depends, FastAPI, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
 
 from mohist.serve import page
 
-RICH = r"""## A heading
-
-Some **bold**, *slanted* and `code`. Inline $e^{i\pi} + 1 = 0$, and prices of $5 and $10.
-
-$$\int_0^\infty e^{-x^2}\,dx = \frac{\sqrt{\pi}}{2}$$
-
-```python
-def primes(limit: int) -> list[int]:
-    # The sieve of Eratosthenes.
-    sieve = [True] * (limit + 1)
-    return [n for n in range(2, limit + 1) if sieve[n]]
-```
-
-| name | value |
-|:-----|------:|
-| 兼爱 | 1 |
-| 节用 | 2 |
-
-1. first
-2. second
-   - nested
-
-> A quotation.
-
-- [x] done
-- [ ] not done
-
-\[ \boxed{a^2 + b^2 = c^2} \]
-"""
-
-HOSTILE = r"""<script>window.hacked = "script"</script>
-<img src=x onerror="window.hacked = 'img'">
-<svg onload="window.hacked = 'svg'"><animate onbegin="window.hacked = 'animate'" attributeName=x dur=1s></svg>
-<iframe srcdoc="<script>parent.hacked = 'iframe'</script>"></iframe>
-<style>body { display: none }</style>
-<form action="https://evil.example/"><input name=q><button>go</button></form>
-<a href="javascript:window.hacked='html link'">html</a>
-<math><mtext><table><mglyph><style><img src=x onerror="window.hacked='mutation'"></style></mglyph></table></mtext></math>
-
-[js](javascript:window.hacked='link') [JS](JaVaScRiPt:window.hacked='link2') [data](data:text/html,<script>1</script>)
-[tab](java&#x09;script:window.hacked='tab') [vb](vbscript:x) <javascript:window.hacked='auto'>
-[ok](https://example.org/?a=1&b="2") ![picture](https://evil.example/leak.png) ![x](javascript:window.hacked='i')
-
-$\href{javascript:window.hacked='katex'}{click}$ $\url{javascript:window.hacked='url'}$
-$\includegraphics{https://evil.example/leak.png}$ $\htmlData{x=y}{z}$ $\htmlStyle{position:fixed;inset:0}{z}$
-$\htmlId{app}{z}$ $\htmlClass{veil}{z}$ $\unicode{<img src=x onerror=window.hacked=1>}$
-$\def\x{\x\x}\x$ $\rule{99999em}{99999em}$ $\kern{-9999em}covered$ $\fbox{x} \pmb{y}$ $\color{red;background:url(x)}{z}$
-
-```"><img src=x onerror=window.hacked='fence'>
-</code></pre><script>window.hacked = 'code'</script>
-```
-
-```html
-<script>window.hacked = 'highlighted'</script>
-```
-
-| <script>window.hacked='cell'</script> | a |
-|---|---|
-| <img src=x onerror="window.hacked='cell2'"> | b |
-
-<span data-math="inline" class="veil" style="position:fixed">\href{javascript:1}{x}</span> <b id="app">x</b>
-
-[ref]: javascript:window.hacked='ref'
-[ref]
-"""
-
+SCRIPTS = Path(__file__).parent / "scripts"
 THOUGHTS = "First I look at **both** numbers. They are 2 and 2. Adding them gives $2 + 2 = 4$. "
 
 
@@ -103,10 +39,24 @@ class FakeServer:
     """The API key to ask for; "" for none."""
     honest: bool = True
     """Whether a replay gives the same answer."""
+    admin: bool = True
+    """Whether the page may use the operator's routes."""
+    models: dict[str, Any] = field(
+        default_factory=lambda: {
+            "thinker-7b": model("thinker-7b", "hf:example/thinker-7b", "default"),
+            "tiny": model("tiny", "tiny.gguf"),
+        }
+    )
+    aliases: dict[str, str] = field(default_factory=lambda: {"default": "thinker-7b"})
+    keys: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Refused(Exception):
     """A request without the key."""
+
+
+class Forbidden(Exception):
+    """A request with the key of somebody who is no admin."""
 
 
 @contextmanager
@@ -179,11 +129,94 @@ def make_app(fake: FakeServer) -> FastAPI:
             return problem(503, "the queue is full", {"Retry-After": "7"})
         return StreamingResponse(stream(fake, body, script), media_type="text/event-stream")
 
-    @app.get("/metrics")
-    def metrics() -> PlainTextResponse:
-        return PlainTextResponse("")
-
+    admin(app, fake)
     return app
+
+
+def admin(app: FastAPI, fake: FakeServer) -> None:
+    """The operator's routes, with answers of the shapes that the real ones have."""
+
+    def allowed() -> None:
+        if not fake.admin:
+            raise Forbidden
+
+    @app.exception_handler(Forbidden)
+    def forbidden(request: Request, error: Exception) -> Response:
+        return problem(403, "this needs the API key of an admin")
+
+    router = APIRouter(prefix="/admin", dependencies=[Depends(allowed)])
+
+    @router.get("/models")
+    def models() -> dict[str, Any]:
+        return {"models": list(fake.models.values()), "aliases": fake.aliases}
+
+    @router.post("/models", status_code=201)
+    def load(new: dict[str, Any]) -> Any:
+        if new["source"] == "missing":
+            return problem(503, "missing: no such model")
+        return fake.models.setdefault(new["name"], model(new["name"], new["source"]))
+
+    @router.delete("/models/{name}", status_code=204)
+    def unload(name: str) -> None:
+        del fake.models[name]
+
+    @router.put("/aliases")
+    def switch(changes: dict[str, str | None]) -> dict[str, str]:
+        table = {**fake.aliases, **changes}
+        fake.aliases = {alias: target for alias, target in table.items() if target is not None}
+        return fake.aliases
+
+    @router.get("/keys")
+    def keys() -> list[dict[str, Any]]:
+        return fake.keys
+
+    @router.post("/keys", status_code=201)
+    def make(new: dict[str, Any]) -> dict[str, Any]:
+        limits = {name: new[name] for name in new if name not in ("name", "role")}
+        info = {"id": f"{len(fake.keys):012x}", "name": new["name"], "role": new["role"], "limits": limits}
+        fake.keys.append({**info, "created_ms": 1_790_000_000_000, "revoked_ms": None, "shares_cache": False})
+        return {"key": f"sk-mohist-{info['id']}-secret", "info": fake.keys[-1]}
+
+    @router.delete("/keys/{id}", status_code=204)
+    def revoke(id: str) -> None:
+        next(key for key in fake.keys if key["id"] == id)["revoked_ms"] = 1_790_000_000_001
+
+    @router.get("/usage")
+    def usage(by: str, since_ms: int) -> list[dict[str, Any]]:
+        fields = {"key_id": None, "key_name": None, "model": None, "day_ms": None, "currency": "CNY"}
+        counts = {"choices": 12, "prompt_tokens": 3400, "cached_tokens": 1200, "completion_tokens": 5600}
+        named = (
+            {"model": "thinker-7b"}
+            if by == "model"
+            else {"key_id": ""}
+            if by == "key"
+            else {"day_ms": since_ms}
+        )
+        return [{**fields, **named, **counts, "reasoning_tokens": 900, "cost_nano": 12_345_000}]
+
+    @router.get("/throughput")
+    def throughput() -> list[dict[str, Any]]:
+        now_ms = 1_790_000_000_000
+        return [
+            {
+                "at_ms": now_ms + second * 2000,
+                "model": name,
+                "running": 3,
+                "waiting": 1,
+                "cache_used": 0.25,
+                "generated_per_s": speed * (1 + (second % 7) / 10),
+                "computed_per_s": speed * 3.0,
+            }
+            for second in range(100)
+            for name, speed in (("thinker-7b", 180), ("tiny", 60))
+        ]
+
+    app.include_router(router)
+
+
+def model(name: str, source: str, *aliases: str) -> dict[str, Any]:
+    state = {"state": "loaded", "requests": 2, "idle_s": 0.0, "memory_bytes": 1_234_567_890}
+    return {"name": name, "source": source, "aliases": list(aliases), **state}
 
 
 def problem(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -232,7 +265,7 @@ async def pieces(body: dict[str, Any], script: str) -> AsyncIterator[tuple[str, 
             for number in range(2000):
                 yield "content", f"word{number} ", 0.02
         case "rich" | "hostile":
-            text = RICH if script == "rich" else HOSTILE
+            text = (SCRIPTS / f"{script}.md").read_text(encoding="utf-8")
             for start in range(0, len(text), 17):
                 yield "content", text[start : start + 17], 0.001
         case "echo":

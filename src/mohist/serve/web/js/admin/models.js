@@ -1,0 +1,95 @@
+import { html, useState } from "../../vendor/preact.js";
+import { post, put, remove } from "../api.js";
+import { bytes, number, t } from "../i18n.js";
+import { loadModels } from "../models.js";
+import { attempt } from "./load.js";
+import { Table } from "./table.js";
+
+/** Which models there are and what they are called; loading, unloading, switching aliases. */
+export function Models({ data, reload }) {
+  const changed = async (doing) => {
+    if ((await attempt(doing)) === undefined) return;
+    await Promise.all([reload(), loadModels()]);
+  };
+  const columns = [
+    [t("name"), (model) => html`<strong>${model.name}</strong><br /><small>${model.source}</small>`],
+    [t("aliases"), (model) => model.aliases.join(", ")],
+    [t("state"), (model) => t(`state_${model.state.replace(" ", "_")}`)],
+    [t("requests"), (model) => number(model.requests), true],
+    [t("memory"), (model) => (model.memory_bytes ? bytes(model.memory_bytes) : "–"), true],
+    ["", (model) => html`<${Unload} model=${model} changed=${changed} />`],
+  ];
+  return html`<section aria-labelledby="models">
+    <h2 id="models">${t("models")}</h2>
+    <${Table} label=${t("models")} columns=${columns} rows=${data.models} name=${(model) => model.name} />
+    <div class="forms">
+      <${Load} changed=${changed} />
+      <${Switch} models=${data.models} aliases=${data.aliases} changed=${changed} />
+    </div>
+  </section>`;
+}
+
+function Unload({ model, changed }) {
+  if (model.state === "leaving") return null;
+  const run = () => changed(remove(`/admin/models/${encodeURI(model.name)}`));
+  return html`<button type="button" class="quiet" aria-label=${t("unloadModel", { name: model.name })} onClick=${run}>
+    ${t("unload")}
+  </button>`;
+}
+
+function Load({ changed }) {
+  const [source, setSource] = useState("");
+  const [name, setName] = useState("");
+  const [busy, setBusy] = useState(false);
+  const load = async (event) => {
+    event.preventDefault();
+    setBusy(true);
+    await changed(post("/admin/models", { source: source.trim(), name: name.trim() }));
+    setBusy(false);
+  };
+  return html`<form class="stack" onSubmit=${load}>
+    <h3>${t("loadModel")}</h3>
+    <label class="field">
+      <span>${t("source")}</span>
+      <input required value=${source} placeholder="hf:ORG/NAME, model.gguf, …" onInput=${(event) => setSource(event.currentTarget.value)} />
+    </label>
+    <label class="field">
+      <span>${t("nameOptional")}</span>
+      <input value=${name} onInput=${(event) => setName(event.currentTarget.value)} />
+    </label>
+    <div class="row end"><button type="submit" class="primary" disabled=${busy}>${t(busy ? "loading" : "load")}</button></div>
+  </form>`;
+}
+
+function Switch({ models, aliases, changed }) {
+  const [alias, setAlias] = useState("default");
+  const [target, setTarget] = useState("");
+  const chosen = target || models[0]?.name;
+  const save = (event) => {
+    event.preventDefault();
+    changed(put("/admin/aliases", { [alias.trim()]: chosen }));
+  };
+  return html`<form class="stack" onSubmit=${save}>
+    <h3>${t("switchAlias")}</h3>
+    <label class="field">
+      <span>${t("alias")}</span>
+      <input required list="aliases" value=${alias} onInput=${(event) => setAlias(event.currentTarget.value)} />
+      <datalist id="aliases">${Object.keys(aliases).map((name) => html`<option value=${name} />`)}</datalist>
+    </label>
+    <label class="field">
+      <span>${t("standsFor")}</span>
+      <select value=${chosen} onChange=${(event) => setTarget(event.currentTarget.value)}>
+        ${models.map(({ name }) => html`<option value=${name}>${name}</option>`)}
+      </select>
+    </label>
+    <div class="row end">
+      ${
+        alias in aliases &&
+        html`<button type="button" class="quiet" onClick=${() => changed(put("/admin/aliases", { [alias]: null }))}>
+          ${t("removeAlias")}
+        </button>`
+      }
+      <button type="submit" class="primary">${t("switch")}</button>
+    </div>
+  </form>`;
+}
