@@ -19,6 +19,11 @@ TEMPLATE = (
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model that babbles."""
+    return make_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def make_tiny_model(folder: Path, *, seed: int = 5) -> Path:
+    """Save a model that babbles, each seed in its own way."""
     import tokenizers
 
     from mohist.kernels.twin import TorchOps
@@ -26,7 +31,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mohist.model.load import init_decoder
     from mohist.model.save import save_decoder
 
-    folder = tmp_path_factory.mktemp("model") / "tiny"
     letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: token for token, letter in enumerate(letters)}
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
@@ -45,7 +49,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_positions=256,
         eos_tokens=(vocabulary["a"] + 1,),
     )
-    save_decoder(init_decoder(config, TorchOps(), seed=5, std=0.3), folder)
+    save_decoder(init_decoder(config, TorchOps(), seed=seed, std=0.3), folder)
     backend.save(str(folder / "tokenizer.json"))
     settings = {
         "chat_template": TEMPLATE,

@@ -1,19 +1,14 @@
 from __future__ import annotations
 
-from mohist.engine.engine import EngineStats
-from mohist.serve.metrics import Metrics
+from dataclasses import replace
 
-STATS = EngineStats(
-    running=3,
-    waiting=5,
-    blocks_used=4,
-    blocks_total=16,
-    steps=9,
-    computed_tokens=8,
-    generated_tokens=7,
-    cached_tokens=6,
-    preemptions=2,
-)
+from mohist.engine.engine import Engine
+from mohist.serve.answer import Usage
+from mohist.serve.metrics import Metrics
+from tests.engine.fake_runner import FakeRunner
+
+IDLE = Engine(FakeRunner(num_blocks=16, block_size=4)).stats()
+STATS = replace(IDLE, running=3, waiting=5, blocks_used=4, preemptions=2)
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
@@ -28,7 +23,9 @@ def test_the_customary_names() -> None:
     metrics.first_token("m", 0.3)
     for seconds in (0.02, 0.03):
         metrics.next_token("m", seconds)
-    metrics.finished("m", "stop", seconds=1.5, prompt_tokens=100, cached_tokens=64, completion_tokens=3)
+    metrics.finished(
+        "m", "stop", Usage(prompt_tokens=100, cached_tokens=64, completion_tokens=3), seconds=1.5
+    )
     metrics.refused(429)
     found = samples(metrics)
     expected = {
@@ -54,5 +51,5 @@ def test_the_customary_names() -> None:
 
 def test_two_servers_in_one_process_count_apart() -> None:
     first, second = Metrics(dict), Metrics(dict)
-    first.finished("m", "stop", seconds=1, prompt_tokens=1, cached_tokens=0, completion_tokens=1)
+    first.finished("m", "stop", Usage(prompt_tokens=1), seconds=1)
     assert 'mohist:prompt_tokens_total{model="m"}' not in samples(second)

@@ -47,6 +47,19 @@ class Problem(BaseModel):
     error: ErrorInfo
 
 
+Price = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+
+
+class NewPrices(BaseModel):
+    """What a million tokens cost."""
+
+    model_config = ConfigDict(extra="forbid")
+    currency: Annotated[str, Field(min_length=1, max_length=12)] = "USD"
+    prompt_per_million: Price = 0.0
+    cached_per_million: Price = 0.0
+    completion_per_million: Price = 0.0
+
+
 class NewModel(BaseModel):
     """A model to load: see `ModelConfig`."""
 
@@ -57,7 +70,19 @@ class NewModel(BaseModel):
     cache_tokens: Count | None = None
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     offline: bool = False
-    prices: Prices = Field(default_factory=Prices)
+    prices: NewPrices = Field(default_factory=NewPrices)
+
+    def config(self) -> ModelConfig:
+        """The same as the config file would say it."""
+        return ModelConfig(
+            source=self.source,
+            name=self.name,
+            quantize=self.quantize,
+            cache_tokens=self.cache_tokens,
+            threads=self.threads,
+            offline=self.offline,
+            prices=Prices(**dict(self.prices)),
+        )
 
 
 class AllModels(BaseModel):
@@ -157,7 +182,7 @@ def _model_routes(router: APIRouter, models: Models) -> None:
     @router.post("/models", status_code=201, responses=conflict | unloaded)
     async def load(new: NewModel) -> ModelState:
         """Load a further model. Answers when it is ready, which may take minutes."""
-        config = ModelConfig(**(new.model_dump() | {"prices": new.prices}))
+        config = new.config()
         await models.add(config)
         return models.state(config.called)
 

@@ -66,25 +66,28 @@ class Metering:
     ) -> None:
         """A choice has ended."""
         prices = self._prices(model)
-        tokens = {
-            "prompt_tokens": usage.prompt_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "completion_tokens": usage.completion_tokens,
-        }
+        cost = cost_nano(
+            prices,
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=usage.cached_tokens,
+            completion_tokens=usage.completion_tokens,
+        )
         self._writer.add(
             UsageEntry(
                 at_ms=self._now_ms(),
                 request_id=request_id,
                 key_id=principal.key_id,
                 model=model,
-                **tokens,
+                prompt_tokens=usage.prompt_tokens,
+                cached_tokens=usage.cached_tokens,
+                completion_tokens=usage.completion_tokens,
                 reasoning_tokens=usage.reasoning_tokens,
-                cost_nano=cost_nano(prices, **tokens),
+                cost_nano=cost,
                 currency=prices.currency,
             )
         )
         self._limiter.charge(principal.key_id, usage.prompt_tokens + usage.completion_tokens)
-        self._metrics.finished(model, reason, seconds=seconds, **tokens)
+        self._metrics.finished(model, reason, usage, seconds=seconds)
 
     def headers(self, principal: Principal) -> dict[str, str]:
         """What is left of the caller's limits, under the customary names."""

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from mohist.engine.engine import EngineStats
+from mohist.serve.answer import Usage
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
@@ -56,23 +57,14 @@ class Metrics:
         """A token after the first."""
         self._between.labels(model).observe(seconds)
 
-    def finished(
-        self,
-        model: str,
-        reason: str,
-        *,
-        seconds: float,
-        prompt_tokens: int,
-        cached_tokens: int,
-        completion_tokens: int,
-    ) -> None:
+    def finished(self, model: str, reason: str, usage: Usage, *, seconds: float) -> None:
         """A choice has ended."""
         self._request.labels(model).observe(seconds)
         self._success.labels(model, reason).inc()
-        self._prompt.labels(model).inc(prompt_tokens)
-        self._queries.labels(model).inc(prompt_tokens)
-        self._hits.labels(model).inc(cached_tokens)
-        self._generation.labels(model).inc(completion_tokens)
+        self._prompt.labels(model).inc(usage.prompt_tokens)
+        self._queries.labels(model).inc(usage.prompt_tokens)
+        self._hits.labels(model).inc(usage.cached_tokens)
+        self._generation.labels(model).inc(usage.completion_tokens)
 
     def refused(self, status: int) -> None:
         """A request was answered with an error status."""

@@ -122,11 +122,11 @@ class _Text(BaseModel):
 class _TopLogprob(BaseModel):
     token: str
     logprob: float
-    bytes: list[Annotated[int, Field(ge=0, le=255)]] | None = None
+    spelled: Annotated[list[Annotated[int, Field(ge=0, le=255)]] | None, Field(alias="bytes")] = None
 
     @property
     def data(self) -> bytes:
-        return self.token.encode() if self.bytes is None else bytes(self.bytes)
+        return self.token.encode() if self.spelled is None else bytes(self.spelled)
 
 
 class _Logprob(_TopLogprob):
@@ -163,12 +163,12 @@ class _Usage(BaseModel):
         cached = self.prompt_cache_hit_tokens
         if cached is None and self.prompt_tokens_details is not None:
             cached = self.prompt_tokens_details.cached_tokens
-        reasoning = self.completion_tokens_details and self.completion_tokens_details.reasoning_tokens
+        details = self.completion_tokens_details or _Details()
         return Usage(
             prompt_tokens=self.prompt_tokens,
             cached_tokens=cached or 0,
             completion_tokens=self.completion_tokens,
-            reasoning_tokens=reasoning or 0,
+            reasoning_tokens=details.reasoning_tokens or 0,
         )
 
 
