@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import mohist
-from mohist.serve import dialects
+from mohist.serve import dialects, page
 from mohist.serve.access import OPEN_PATH, Access, AccessError
 from mohist.serve.errors import ApiError
 from mohist.serve.openai_shape import error_body
@@ -41,7 +41,7 @@ def make_app(
     routers: Iterable[APIRouter] = (),
     lifespan: Callable[[], AbstractAsyncContextManager[None]] | None = None,
 ) -> ASGIApp:
-    """The application: the dialects and further `routers`.
+    """The application: the page, the dialects and further `routers`.
 
     `lifespan` is entered before the first request and left after the last.
     """
@@ -62,6 +62,7 @@ def make_app(
         redoc_url=None,
         openapi_url="/openapi.json",
     )
+    app.include_router(page.routes())
     for module in pkgutil.iter_modules(dialects.__path__):
         app.include_router(importlib.import_module(f"{dialects.__name__}.{module.name}").routes(service))
     for router in routers:
@@ -98,7 +99,7 @@ class Gate:
     """Lets requests in. `scope["state"]` gets `request_id` and `principal`."""
 
     def __init__(self, app: ASGIApp, access: Access, service: Service) -> None:
-        self._app = app
+        self.app = app
         self._access = access
         self._meter = service.meter
         self._max_body_bytes = service.limits.max_body_bytes
@@ -106,7 +107,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the application's life."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         begin_s = time.monotonic()
         id = f"req_{uuid4().hex}"
@@ -153,7 +154,7 @@ class Gate:
         if int(length) > self._max_body_bytes:
             await _reply(self._too_large())(scope, receive, send)
             return
-        await self._app(scope, self._bounded(receive), send)
+        await self.app(scope, self._bounded(receive), send)
 
     def _bounded(self, receive: Receive) -> Receive:
         """`receive` that raises for bodies of unknown length once they are too large."""

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from mohist.cost import Prices
+
 __all__ = ["ChatReply", "ErrorBody", "ModelEntry", "ModelList", "TextReply", "documented"]
 
 
@@ -146,13 +148,15 @@ class TextReply(Reply):
 
 
 class ModelEntry(BaseModel):
-    """A model or alias. What is below `owned_by` is there for loaded models of this machine."""
+    """A model or alias. What is below `prices` is there for loaded models of this machine."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     alias_of: str | None = None
+    prices: Prices | None = None
+    """What tokens cost; absent where they cost nothing."""
     context_length: int | None = None
     """Most tokens of prompt and answer together."""
     thinking: Literal["switch", "always", "unclear", "never"] | None = None

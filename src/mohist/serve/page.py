@@ -18,8 +18,10 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
 
 from mohist.serve.errors import ApiError
+from mohist.serve.openai_reply import ErrorBody, documented
 from mohist.serve.openai_shape import error_body
 from mohist.serve.routes import error_route
 from mohist.serve.wire import JsonReply, unless_client_leaves
@@ -60,9 +62,17 @@ TYPES = {
     ".txt": "text/plain; charset=utf-8",
 }
 
+PDF = {"schema": {"type": "string", "format": "binary"}}
 PDF_TIMEOUT_S = 30.0
 PDF_READERS = 2
 """PDF files that are read at the same time; others wait."""
+
+
+class PdfText(BaseModel):
+    """What a PDF says."""
+
+    text: str
+    pages: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +92,10 @@ class _Site:
 
 def routes() -> APIRouter:
     """The page's routes: `/`, `/page/...`, and `POST /v1/pdf/text`."""
-    router = APIRouter(route_class=error_route(error_body), include_in_schema=False)
+    router = APIRouter(route_class=error_route(error_body))
     readers = asyncio.Semaphore(PDF_READERS)
 
-    @router.get("/")
+    @router.get("/", include_in_schema=False)
     def index(request: Request) -> Response:
         site = _site()
         etag = f'"{site.version}"'
@@ -94,7 +104,7 @@ def routes() -> APIRouter:
             return Response(status_code=304, headers=headers)
         return Response(site.index, headers=headers, media_type=TYPES[".html"])
 
-    @router.get("/page/{version}/{path:path}")
+    @router.get("/page/{version}/{path:path}", include_in_schema=False)
     def asset(request: Request, version: str, path: str) -> Response:
         site = _site()
         file = site.files.get(path) if version == site.version else None
@@ -108,8 +118,18 @@ def routes() -> APIRouter:
             return Response(file.packed, headers=headers | {"Content-Encoding": "gzip"}, media_type=file.type)
         return Response(file.data, headers=headers, media_type=file.type)
 
-    @router.post("/v1/pdf/text")
+    @router.post(
+        "/v1/pdf/text",
+        tags=["page"],
+        responses=documented(PdfText)
+        | {
+            422: {"model": ErrorBody, "description": "It is no PDF, or one that cannot be read"},
+            501: {"model": ErrorBody, "description": "This server reads no PDFs"},
+        },
+        openapi_extra={"requestBody": {"required": True, "content": {"application/pdf": PDF}}},
+    )
     async def pdf_text(request: Request) -> Response:
+        """The text of a PDF file, with an empty line between two pages."""
         data = await request.body()
         async with readers:
             return JsonReply(await unless_client_leaves(request, _read_pdf(data)))

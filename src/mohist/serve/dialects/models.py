@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Response
 
+from mohist.cost import Prices
 from mohist.serve.errors import ApiError
 from mohist.serve.local import LocalModel
 from mohist.serve.openai_reply import ModelEntry, ModelList, documented
@@ -47,6 +49,9 @@ def entry(service: Service, name: str) -> dict[str, Any]:
     }
     if target != name:
         known["alias_of"] = target
+    prices = service.models.prices(target)
+    if prices != Prices(currency=prices.currency):
+        known["prices"] = asdict(prices)
     if isinstance(backend, LocalModel):
         known |= {
             "context_length": backend.llm.engine.capacity,
