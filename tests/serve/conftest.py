@@ -1,4 +1,4 @@
-"""Databases to test with: SQLite always, Postgres from Debian's package on a free port where it is there."""
+"""Tiny models and servers, and databases: SQLite always, Postgres on a free port where it is installed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,36 @@ from pathlib import Path
 import pytest
 
 from mohist.serve.database import Database
+from mohist.serve.keys import Keys, read_pepper
+from mohist.serve.settings import ServerConfig
+from tests.cli.conftest import make_tiny_model, tiny_model
+from tests.serve.live import Live, live
+
+__all__ = ["tiny_model"]
+
+
+@pytest.fixture(scope="session")
+def other_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that answers differently."""
+    return make_tiny_model(tmp_path_factory.mktemp("model") / "other", seed=6)
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Live]:
+    """A server of one model that asks for no keys, for the tests of a file."""
+    with live(tmp_path_factory.mktemp("data"), {"tiny": tiny_model}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def guarded(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Live]:
+    """A server with the rules of one that others can reach, and two keys: `admin` and `user`."""
+    data = tmp_path_factory.mktemp("data")
+    database = Database.open(data / "mohist.db")
+    Keys(database, read_pepper(data)).create("the first", role="admin")
+    database.close()
+    with live(data, {"tiny": tiny_model}, server=ServerConfig(host="0.0.0.0")) as running:
+        yield running
 
 
 def free_port() -> int:

@@ -48,14 +48,14 @@ class Operations:
         data = config.data or data_folder()
         self._database = Database.open(config.database or data / "mohist.db")
         try:
-            self._keys = Keys(self._database, read_pepper(data))
-            self._ring = KeyRing(self._keys)
+            self.keys = Keys(self._database, read_pepper(data))
+            self.ring = KeyRing(self.keys)
             server = config.server
-            required = check_binding(server.host, len(self._ring), require_keys=server.require_keys)
+            required = check_binding(server.host, len(self.ring), require_keys=server.require_keys)
         except ConfigError:
             self._database.close()
             raise
-        self.access = Access(principal=self._ring.principal, required=required)
+        self.access = Access(principal=self.ring.principal, required=required)
         self._metrics = Metrics(self.stats)
         self._throughput = Throughput(self.stats)
         self._writer = UsageWriter(self._database)
@@ -76,7 +76,7 @@ class Operations:
             """Everything that Prometheus may know."""
             return Response(self._metrics.text(), media_type=CONTENT_TYPE)
 
-        management = admin.routes(self.models, self._keys, self._ring, self._database, self._throughput)
+        management = admin.routes(self.models, self.keys, self.ring, self._database, self._throughput)
         return [health.routes(self._readiness), metrics, management]
 
     def stats(self) -> dict[str, EngineStats]:
@@ -114,7 +114,7 @@ class Operations:
 
     async def _refresh_keys(self) -> None:
         try:
-            await asyncio.to_thread(self._ring.refresh)
+            await asyncio.to_thread(self.ring.refresh)
         except SQLAlchemyError as error:
             # Those that are known go on to be.
             _log.error("keys cannot be read; trying again", extra={"reason": type(error).__name__})
