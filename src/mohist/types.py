@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from mohist.errors import RequestError
 
@@ -18,6 +18,8 @@ __all__ = [
     "FinishReason",
     "Grade",
     "Group",
+    "Guide",
+    "GuideFactory",
     "Message",
     "Problem",
     "Request",
@@ -31,7 +33,8 @@ __all__ = [
 ]
 
 Role = Literal["system", "user", "assistant", "tool"]
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "abort", "error"]
+"""A stop token came; no room was left; the caller ended it; its guide failed."""
 TopLogprobs = tuple[tuple[int, float], ...]
 """(token, raw logprob) pairs, most likely first."""
 
@@ -114,6 +117,29 @@ class SamplingParams:
         return dataclasses.replace(self, **changes)
 
 
+class Guide(Protocol):
+    """Says which tokens an answer may go on with. One guide follows one answer, token by token.
+
+    It must be a function of those tokens: then the answer is one of its request, whatever the engine does
+    meanwhile. A guide that raises ends its own answer, with finish reason "error", and no other.
+    """
+
+    def allowed(self) -> bytes | int | None:
+        """What may come next: bit i % 8 of byte i // 8 says whether token i, an int the only token, None any.
+
+        Asked once for each token that is drawn. Bits that are missing at the end are 0.
+        """
+        ...
+
+    def push(self, token: int, /) -> None:
+        """The answer goes on with `token`."""
+        ...
+
+
+GuideFactory = Callable[[], Guide]
+"""Makes a guide for each sample of a request."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """What the engine is asked: continue `prompt` under `params`, as the `sample`-th answer to it."""
@@ -122,6 +148,8 @@ class Request:
     params: SamplingParams = field(default_factory=SamplingParams)
     sample: int = 0
     """Index among the samples of one prompt; enters the noise, so samples differ under one seed."""
+    guide: GuideFactory | None = None
+    """Restricts what is drawn; None: nothing is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,10 +174,12 @@ class Completion:
     logprobs: tuple[float, ...]
     """Raw: log-softmax of the model's own logits at the chosen token."""
     sampled_logprobs: tuple[float, ...]
-    """Under the distribution that was sampled, after penalties, temperature and truncation."""
+    """Under the distribution that was sampled, after penalties, guide, temperature and truncation."""
     top_logprobs: tuple[TopLogprobs, ...]
     finish_reason: FinishReason
     usage: Usage
+    error: str = ""
+    """Why, where the finish reason is "error"."""
 
     def cut(self, count: int, finish_reason: FinishReason) -> Completion:
         """The same answer, ended after `count` tokens."""

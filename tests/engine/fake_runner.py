@@ -7,6 +7,7 @@ tenant and weights that the sequence means it to hold.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
@@ -38,9 +39,19 @@ def logprob(prefix: bytes, token: int) -> float:
     return -int.from_bytes(digest(prefix, token)[:6]) / 2**40
 
 
-def draw(prefix: bytes, params: SamplingParams, sample: int, position: int, vocab_size: int) -> Draw:
+def draw(
+    prefix: bytes,
+    params: SamplingParams,
+    sample: int,
+    position: int,
+    vocab_size: int,
+    allowed: bytes | None = None,
+) -> Draw:
     noise = digest(prefix, params.seed, sample, position, params.temperature)
-    token = int.from_bytes(noise[:4]) % vocab_size
+    tokens = [i for i in range(vocab_size) if allowed is None or allowed[i // 8] >> i % 8 & 1]
+    if not tokens:
+        return Draw(-1, -math.inf, -math.inf)
+    token = tokens[int.from_bytes(noise[:4]) % len(tokens)]
     raw = logprob(prefix, token)
     return Draw(token, raw, raw * 2, ((token, raw),) if params.top_logprobs else ())
 
@@ -163,7 +174,8 @@ class FakeRunner:
         params, sample = sequence.params, sequence.sample
         return Outcome(
             tuple(
-                draw(x, params, sample, p, self.vocab_size) for x, p in zip(prefixes, positions, strict=True)
+                draw(x, params, sample, p, self.vocab_size, sequence.allowed)
+                for x, p in zip(prefixes, positions, strict=True)
             )
         )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from functools import cache
+from hashlib import blake2b
 
 from hypothesis import strategies as st
 
@@ -32,7 +34,39 @@ PROMPTS = st.builds(
     st.sampled_from([0, 15, 16, 17, 32, 48, 64, len(SHARED)]),
     st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=8),
 )
-REQUESTS = st.builds(Request, prompt=PROMPTS, params=PARAMS, sample=st.sampled_from([0, 1, 2**31 - 9]))
+
+
+@dataclass(frozen=True)
+class Hashing:
+    """Makes guides that allow what a hash of the answer says: a part of the tokens, one of them, or all."""
+
+    seed: int
+
+    def __call__(self) -> HashGuide:
+        return HashGuide(self.seed)
+
+
+class HashGuide:
+    def __init__(self, seed: int) -> None:
+        self.state = blake2b(bytes([seed]), digest_size=(VOCAB + 7) // 8)
+
+    def allowed(self) -> bytes | int | None:
+        bits = self.state.digest()
+        match bits[-1] % 4:
+            case 0:
+                return None
+            case 1:
+                return bits[0] % VOCAB
+        return bits
+
+    def push(self, token: int, /) -> None:
+        self.state.update(bytes([token]))
+
+
+GUIDES = st.sampled_from([None, None, Hashing(1), Hashing(2)])
+REQUESTS = st.builds(
+    Request, prompt=PROMPTS, params=PARAMS, sample=st.sampled_from([0, 1, 2**31 - 9]), guide=GUIDES
+)
 
 
 @cache

@@ -7,6 +7,7 @@ that fail, weights that are announced as new though they are the same, threads: 
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
@@ -22,7 +23,7 @@ from mohist.engine.runner import DecoderRunner
 from mohist.engine.sequence import Chunk, Outcome, Sequence
 from mohist.types import Completion, Request, SamplingParams
 from tests.exact.models import CONFIGS, MAX_POSITIONS, MODELS, VOCAB, Model, decoder, engine
-from tests.exact.requests import REQUESTS, SHARED, alone, content, following
+from tests.exact.requests import REQUESTS, SHARED, Hashing, alone, content, following
 
 
 class StepFailure(Exception):
@@ -92,7 +93,7 @@ class Session:
     def submit(self, request: Request, num_samples: int = 1, salt: bytes = b"") -> None:
         ids = self.engine.submit(request, num_samples=num_samples, salt=salt)
         for i, id in enumerate(ids):
-            self.asked[id] = Request(prompt=request.prompt, params=request.params, sample=request.sample + i)
+            self.asked[id] = dataclasses.replace(request, sample=request.sample + i)
 
     def follow(self, request: Request) -> None:
         self.submit(following(request, alone(self.model, request)))
@@ -212,7 +213,11 @@ def test_preempted_chunked_and_shared(name: str, skill: float | None) -> None:
     limits = EngineConfig(max_running=6, max_step_tokens=7)
     session = Session(model, threads=2, block_size=16, num_blocks=9, limits=limits, skill=skill)
     params = SamplingParams(max_tokens=45, repetition_penalty=1.1, top_logprobs=3)
-    requests = [Request(prompt=(*SHARED[: 16 * (own % 3)], own), params=params) for own in range(5)]
+    guides = [None, Hashing(7)]
+    requests = [
+        Request(prompt=(*SHARED[: 16 * (own % 3)], own), params=params, guide=guides[own % 2])
+        for own in range(5)
+    ]
     for request in requests:
         session.submit(request, num_samples=2)
         session.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -264,7 +265,18 @@ def sample_rows(draw: st.DrawFn) -> SampleRow:
     seen = (
         draw(st.dictionaries(st.integers(0, vocab - 1), st.integers(0, 3), max_size=8)) if penalized else {}
     )
-    return SampleRow(params, draw(st.integers(0, 2**32 - 1)), draw(st.integers(0, 2**20)), seen)
+    masks = (
+        st.integers(0, 2**vocab - 1)
+        | st.sampled_from([0, 2**vocab - 1])
+        | st.integers(0, vocab - 1).map(lambda only: 1 << only)
+    )
+    mask = draw(st.none() | masks)
+    allowed = None if mask is None else mask.to_bytes(9 + draw(st.integers(0, 3)), "little")
+    return SampleRow(params, draw(st.integers(0, 2**32 - 1)), draw(st.integers(0, 2**20)), seen, allowed)
+
+
+def may(row: SampleRow, token: int) -> bool:
+    return row.allowed is None or bool(row.allowed[token // 8] >> token % 8 & 1)
 
 
 @given(
@@ -276,16 +288,24 @@ def test_sample(seed: int, rows: list[SampleRow], scale: float, ties: bool) -> N
     if ties:
         logits = logits.round()
     expected = DEFINITION.sample(logits, rows)
-    targets = torch.tensor(expected.tokens, dtype=torch.int32)
+    drawn = [i for i, token in enumerate(expected.tokens) if token >= 0]
+    targets = torch.tensor(expected.tokens, dtype=torch.int32)[drawn]
     for ops in FAST:
         assert ops.sample(logits, rows) == expected
-        assert ops.logprobs(logits, IDENTITY, targets, chunk=2).logprobs_T.tolist() == expected.logprobs
+        scored = ops.logprobs(logits[drawn], IDENTITY, targets, chunk=2).logprobs_T
+        assert scored.tolist() == [expected.logprobs[i] for i in drawn]
     for i, row in enumerate(rows):
+        if i not in drawn:
+            assert row.allowed is not None
+            assert not any(row.allowed)
+            assert expected.logprobs[i] == expected.sampled_logprobs[i] == -math.inf
+            continue
+        assert may(row, expected.tokens[i])
         assert FAST[1].sample(logits[i : i + 1], [row]).tokens == expected.tokens[i : i + 1]
         unchanged = SamplingParams(
             temperature=1.0, seed=row.params.seed, top_logprobs=row.params.top_logprobs
         )
-        if row.params == unchanged:
+        if row.params == unchanged and (row.allowed is None or row.allowed == b"\xff" * 9):
             assert expected.sampled_logprobs[i] == expected.logprobs[i]
 
 
@@ -313,6 +333,39 @@ def test_scoring_what_was_sampled(seed: int, rows: list[SampleRow], scale: float
         twin = score_twin(logits, targets_T, params)
         torch.testing.assert_close(expected.entropies_T, twin.entropies_T, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(expected.logprobs_T, twin.logprobs_T, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mask_is_a_smaller_vocabulary() -> None:
+    """Masked logits are sampled as the same logits would be if no other token existed."""
+    logits = noise(5, 1, 70, scale=3.0)
+    few = [i for i in range(70) if i % 3]
+    allowed = sum(1 << i for i in few).to_bytes(9, "little")
+    only = torch.full_like(logits, -math.inf)
+    only[:, few] = logits[:, few]
+    for params in (
+        SamplingParams(temperature=0.7, top_k=5),
+        SamplingParams(top_p=0.8),
+        SamplingParams(min_p=0.1),
+        SamplingParams(temperature=0),
+    ):
+        for position in range(20):
+            masked = FAST[0].sample(logits, [SampleRow(params, 0, position, {}, allowed)])
+            alone = FAST[0].sample(only, [SampleRow(params, 0, position, {})])
+            assert (masked.tokens, masked.sampled_logprobs) == (alone.tokens, alone.sampled_logprobs)
+            assert masked.logprobs != alone.logprobs
+
+
+def test_where_nothing_is_left_nothing_is_drawn() -> None:
+    logits = noise(5, 1, 70, scale=3.0)
+    logits[0, 9] = -math.inf
+    logits[0, 10] = math.nan
+    for temperature in (0.0, 1.0):
+        for token in (9, 10):
+            params = SamplingParams(temperature=temperature)
+            row = SampleRow(params, 0, 0, {}, (1 << token).to_bytes(9, "little"))
+            for ops in (DEFINITION, *FAST):
+                assert ops.sample(logits, [row]).tokens == [-1]
+            assert sample_twin(logits, [row]).tokens == [-1]
 
 
 def test_penalties_and_greedy_choices_are_not_scored() -> None:

@@ -20,6 +20,7 @@ from time import perf_counter
 from typing import Protocol
 
 from mohist.engine.blocks import BlockManager
+from mohist.engine.guiding import NOTHING_ALLOWED, allowed_bits, guide_on
 from mohist.engine.scheduler import EngineConfig, Scheduler
 from mohist.engine.sequence import (
     Chunk,
@@ -142,9 +143,10 @@ class Engine:
 
         A `Request` has its own params, and its sample index is that of the first answer. Cached prefixes are
         shared only under the same `salt`. Raises RequestError, with nothing lined up, for an empty prompt,
-        tokens outside the vocabulary, or an answer that does not fit into context and cache.
+        tokens outside the vocabulary, or an answer that does not fit into context and cache; and whatever a
+        new guide raises.
         """
-        return self._enqueue(self._limits.samples(self._ids, prompt, params, num_samples, salt))
+        return self._enqueue(self._samples(prompt, params, num_samples, salt))
 
     def submit_score(self, tokens: Iterable[int], *, start: int = 1, salt: bytes = b"") -> int:
         """Line up a text whose tokens from index `start` on are to be scored; returns its id."""
@@ -186,7 +188,7 @@ class Engine:
         """
         sequences: list[Sequence] = []
         for prompt in prompts:
-            sequences += self._limits.samples(self._ids, prompt, params, num_samples, salt)
+            sequences += self._samples(prompt, params, num_samples, salt)
         ids = self._enqueue(sequences)
         completions: dict[int, Completion] = {}
         with closing(self._follow(ids)) as events:
@@ -284,10 +286,16 @@ class Engine:
         """Append the first token, and one more for every guess before it that was right."""
         sequence = chunk.sequence
         assert len(draws) == chunk.num_draws, f"{len(draws)} tokens drawn, not {chunk.num_draws}"
-        num_before = sequence.num_generated
+        if draws[0].token < 0:
+            self._end(sequence, FinishEvent(sequence.id, sequence.completion("error", NOTHING_ALLOWED)))
+            return
+        num_before, error = sequence.num_generated, ""
         for draw, guess in zip_longest(draws, chunk.drafts):
             reason = sequence.append(draw)
             self._emit(TokenEvent(sequence.id, draw))
+            if reason is None and sequence.guide is not None:
+                error = guide_on(sequence, self._limits.vocab_size)
+                reason = "error" if error else None
             if reason is not None or draw.token != guess:
                 break
         num_drawn = sequence.num_generated - num_before
@@ -298,7 +306,7 @@ class Engine:
         sequence.num_accepted += num_drawn - 1
         self._scheduler.computed(sequence, sequence.num_rows - 1)
         if reason is not None:
-            self._end(sequence, FinishEvent(sequence.id, sequence.completion(reason)))
+            self._end(sequence, FinishEvent(sequence.id, sequence.completion(reason, error)))
 
     def _take_rows(self, chunk: Chunk, logprobs: tuple[float, ...]) -> None:
         sequence = chunk.sequence
@@ -306,6 +314,16 @@ class Engine:
         self._scheduler.computed(sequence, chunk.end)
         if chunk.scores and chunk.end == sequence.num_rows:
             self._end(sequence, ScoreEvent(sequence.id, tuple(sequence.scores)))
+
+    def _samples(
+        self, prompt: Iterable[int] | Request, params: SamplingParams | None, num_samples: int, salt: bytes
+    ) -> list[Sequence]:
+        sequences = self._limits.samples(self._ids, prompt, params, num_samples, salt)
+        if isinstance(prompt, Request) and prompt.guide is not None:
+            for sequence in sequences:
+                sequence.guide = prompt.guide()
+                sequence.allowed = allowed_bits(sequence.guide, self._limits.vocab_size)
+        return sequences
 
     def _emit(self, event: Event) -> None:
         self._inboxes.get(event.id, self._events).append(event)

@@ -128,7 +128,7 @@ class DecoderRunner:
     def sample_rows(self, chunk: Chunk) -> list[SampleRow]:
         """How the tokens after a chunk and after each of its guesses are drawn."""
         sequence, seen = chunk.sequence, self._seen_tokens(chunk.sequence)
-        rows = [SampleRow(sequence.params, sequence.sample, chunk.end, seen)]
+        rows = [SampleRow(sequence.params, sequence.sample, chunk.end, seen, sequence.allowed)]
         for position, token in enumerate(chunk.drafts, chunk.end + 1):
             if seen:
                 seen = {**seen, token: seen.get(token, 0) + 1}

@@ -144,7 +144,8 @@ class Scheduler:
         assert self._speculation is not None
         if not spare or not all(chunk.draws and chunk.end - chunk.start == 1 for chunk in chunks):
             return chunks
-        limits = [chunk.sequence.num_left - 1 for chunk in chunks]
+        # A guide says what may come next, and not what may come after a guess.
+        limits = [0 if chunk.sequence.guide else chunk.sequence.num_left - 1 for chunk in chunks]
         guesses = self._speculation.guess([chunk.sequence for chunk in chunks], limits, spare)
         return [self._with_draft(*pair) for pair in zip(chunks, guesses, strict=True)]
 

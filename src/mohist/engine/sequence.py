@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mohist.errors import RequestError
-from mohist.types import Completion, FinishReason, Request, SamplingParams, TopLogprobs, Usage
+from mohist.types import Completion, FinishReason, Guide, Request, SamplingParams, TopLogprobs, Usage
 
 __all__ = [
     "Chunk",
@@ -32,13 +32,14 @@ __all__ = [
 
 
 class Draw(NamedTuple):
-    """A token drawn for one position: a function of (logits, params, seed, sample, position) alone."""
+    """A token drawn for one position: a function of logits, params, seed, sample, position, allowed alone."""
 
     token: int
+    """-1 where no token was allowed."""
     logprob: float
     """Raw: under the model's own distribution."""
     sampled_logprob: float
-    """Under the distribution that was sampled, after penalties, temperature and truncation."""
+    """Under the distribution that was sampled, after penalties, guide, temperature and truncation."""
     top: TopLogprobs = ()
     """The `params.top_logprobs` most likely tokens with their raw logprobs."""
 
@@ -68,6 +69,8 @@ class Sequence:
     """Most tokens that prompt and answer may have together."""
     score_start: int | None = None
     """For a text to score: index of the first token whose logprob is wanted. None: tokens are drawn."""
+    guide: Guide | None = None
+    """Has seen all generated tokens."""
 
     tokens: list[int] = field(init=False)
     """Prompt, then generated tokens. Only ever appended to."""
@@ -81,6 +84,8 @@ class Sequence:
     """Content keys of the leading full blocks, as far as they were needed."""
     draws: list[Draw] = field(default_factory=list)
     """One for each generated token."""
+    allowed: bytes | None = None
+    """What the guide lets be drawn next, as bits (see `SampleRow`); None: any token."""
     scores: list[float] = field(default_factory=list)
     """Raw logprobs of `tokens[score_start:]`, as far as they are known."""
     status: Status = Status.WAITING
@@ -129,7 +134,7 @@ class Sequence:
             return "stop"
         return "length" if self.num_rows >= self.max_length else None
 
-    def completion(self, reason: FinishReason) -> Completion:
+    def completion(self, reason: FinishReason, error: str = "") -> Completion:
         """The answer as it stands."""
         return Completion(
             tokens=tuple(self.generated),
@@ -144,6 +149,7 @@ class Sequence:
                 drafted_tokens=self.num_drafted,
                 accepted_tokens=self.num_accepted,
             ),
+            error=error,
         )
 
 

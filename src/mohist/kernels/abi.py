@@ -50,7 +50,7 @@ __all__ = [
     "load_library",
 ]
 
-ABI = 1
+ABI = 2
 FORMATS: dict[WeightFormat, int] = {"f32": 0, "bf16": 1, "q8_0": 2, "q4_0": 3, "q4_1": 4}
 
 
@@ -204,6 +204,7 @@ class SampleRowArgs(Structure):
         ("seed", c_uint64),
         ("seen", c_void_p),
         ("seen_counts", c_void_p),
+        ("allowed", c_void_p),
         ("num_seen", c_int64),
         ("sample", c_uint32),
         ("position", c_uint32),

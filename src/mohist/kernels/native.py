@@ -124,7 +124,11 @@ class SampleBuffers:
             args.repetition_penalty = p.repetition_penalty
             args.presence_penalty, args.frequency_penalty = p.presence_penalty, p.frequency_penalty
             args.num_top = min(p.top_logprobs, self.max_top)
-            args.num_seen = 0
+            args.num_seen, args.allowed = 0, None
+            if row.allowed is not None:
+                allowed = np.frombuffer(row.allowed, np.uint8)
+                self._keep.append(allowed)
+                args.allowed = allowed.ctypes.data
             if row.seen:
                 seen = np.fromiter(row.seen.keys(), np.int32, len(row.seen))
                 counts = np.fromiter(row.seen.values(), np.int32, len(row.seen))

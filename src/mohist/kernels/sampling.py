@@ -5,6 +5,8 @@ The definition. With raw logits l of one row:
 1. raw logprob of token i: (l_i - m) - log(16-lane sum of exp(l - m)), m the largest.
 2. For every seen token, once: the repetition penalty r gives l/r if l > 0, else l*r; for those that the
    answer holds c > 0 times, minus the presence penalty, then fma(-frequency penalty, c, .).
+   Tokens that are not allowed get minus infinity. If no other logit is left, the token is -1 and both of its
+   logprobs are minus infinity.
 3. Temperature 0 takes the largest (lowest id on a tie), with sampled logprob 0. Otherwise l is divided by it.
 4. weight w_i = exp(l_i - max). Rank by l, lower id first on a tie. Top-k keeps the first k; of those, top-p
    keeps the shortest head whose weights, added in rank order, reach top_p times their 16-lane sum by id; then
@@ -22,6 +24,7 @@ over 0; the token itself counts as kept, as a token that was drawn was. The entr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -43,6 +46,8 @@ class SampleRow(NamedTuple):
     """Position of the token to draw."""
     seen: Mapping[int, int]
     """Tokens that penalties concern, with how often the answer holds each; empty without penalties."""
+    allowed: bytes | None = None
+    """Token i may be drawn if bit i % 8 of byte i // 8 is 1; None: any. At least a bit for every logit."""
 
 
 class SampledRows(NamedTuple):
@@ -69,7 +74,7 @@ def sample_twin(logits_TV: Tensor, rows: Sequence[SampleRow]) -> SampledRows:
         raw_V = logits_V.log_softmax(-1)
         token, sampled_logprob = _draw(logits_V.clone(), row)
         result.tokens.append(token)
-        result.logprobs.append(raw_V[token].item())
+        result.logprobs.append(raw_V[token].item() if token >= 0 else -math.inf)
         result.sampled_logprobs.append(sampled_logprob)
         values, ids = raw_V.sort(descending=True, stable=True)
         count = row.params.top_logprobs
@@ -113,6 +118,11 @@ def _draw(logits_V: Tensor, row: SampleRow) -> tuple[int, float]:
         seen = torch.where(seen > 0, seen / p.repetition_penalty, seen * p.repetition_penalty)
         seen -= (counts > 0) * p.presence_penalty + counts * p.frequency_penalty
         logits_V[ids] = seen
+    if row.allowed is not None:
+        bits = np.unpackbits(np.frombuffer(row.allowed, np.uint8), count=len(logits_V), bitorder="little")
+        logits_V[torch.from_numpy(bits == 0)] = -math.inf
+        if not logits_V.max() > -math.inf:
+            return -1, -math.inf
     if p.temperature == 0:
         return int(logits_V.argmax()), 0.0
     logits_V /= p.temperature

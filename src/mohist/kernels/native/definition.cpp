@@ -428,10 +428,19 @@ void sample_row(const mohist_sample_args& a, int64_t row) {
       l = __builtin_fmaf(-p.frequency_penalty, static_cast<float>(p.seen_counts[i]), l);
     }
   }
+  const float none = -std::numeric_limits<float>::infinity();
+  if (p.allowed)
+    for (int64_t i = 0; i < a.vocab; i++)
+      if (!(p.allowed[i / 8] >> (i % 8) & 1)) logits[i] = none;
+  const auto likeliest = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  if (p.allowed && !(logits[likeliest] > none)) {
+    a.tokens[row] = -1;
+    a.logprobs[row] = a.sampled_logprobs[row] = none;
+    return;
+  }
   if (p.temperature == 0.0f) {
-    const int32_t token = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-    a.tokens[row] = token;
-    a.logprobs[row] = raw_norm.logprob(raw[token]);
+    a.tokens[row] = likeliest;
+    a.logprobs[row] = raw_norm.logprob(raw[likeliest]);
     a.sampled_logprobs[row] = 0.0f;  // the only outcome
     return;
   }

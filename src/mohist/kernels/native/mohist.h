@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-#define MOHIST_ABI 1
+#define MOHIST_ABI 2
 #define MOHIST_EXPORT __attribute__((visibility("default")))
 
 enum mohist_format { MOHIST_F32 = 0, MOHIST_BF16 = 1, MOHIST_Q8_0 = 2, MOHIST_Q4_0 = 3, MOHIST_Q4_1 = 4 };
@@ -199,11 +199,12 @@ typedef struct {
 } mohist_logprobs_backward_args;
 
 // How one row is sampled. Tokens that penalties concern: `seen` lists each token once, with how often the answer
-// holds it (0: only the prompt does).
+// holds it (0: only the prompt does). Tokens that may be drawn: bit i % 8 of byte i / 8 of `allowed` is 1 (NULL: all).
 typedef struct {
   uint64_t seed;
   const int32_t* seen;
   const int32_t* seen_counts;
+  const uint8_t* allowed;
   int64_t num_seen;
   uint32_t sample, position;
   int32_t top_k, num_top;
@@ -213,7 +214,7 @@ typedef struct {
 typedef struct {
   float* logits;  // [rows, vocab]; left as they are
   const mohist_sample_row* params;
-  int32_t* tokens;          // [rows]
+  int32_t* tokens;          // [rows]; -1, with logprobs of -infinity, where no allowed token has a logit above that
   float* logprobs;          // [rows] raw
   float* sampled_logprobs;  // [rows]
   int32_t* top_tokens;      // [rows, max_top]

@@ -182,6 +182,16 @@ void penalize(const mohist_sample_row& p, float* logits) {
   }
 }
 
+// Logits of -infinity for tokens that may not be drawn.
+void forbid(const uint8_t* allowed, float* logits, int64_t vocab) {
+  for (int64_t first = 0; first < vocab; first += 8) {
+    const uint8_t bits = allowed[first / 8];
+    if (bits == 0xFF) continue;
+    for (int64_t i = first; i < std::min(first + 8, vocab); i++)
+      if (!(bits >> (i - first) & 1)) logits[i] = -kInfinity;
+  }
+}
+
 void sample_row(const mohist_sample_args& a, int64_t row, Scratch& scratch) {
   const mohist_sample_row& p = a.params[row];
   const int64_t vocab = a.vocab;
@@ -199,17 +209,19 @@ void sample_row(const mohist_sample_args& a, int64_t row, Scratch& scratch) {
       a.top_logprobs[row * a.max_top + i] = raw_norm.logprob(raw[order[i]]);
     }
   }
-  const auto finish = [&](int32_t token, float sampled_logprob) {
-    a.tokens[row] = token;
-    a.logprobs[row] = raw_norm.logprob(raw[token]);
-    a.sampled_logprobs[row] = sampled_logprob;
-  };
   const float* logits = raw;
+  const auto finish = [&](int32_t token, float sampled_logprob) {
+    const bool fails = p.allowed && !(logits[token] > -kInfinity);
+    a.tokens[row] = fails ? -1 : token;
+    a.logprobs[row] = fails ? -kInfinity : raw_norm.logprob(raw[token]);
+    a.sampled_logprobs[row] = fails ? -kInfinity : sampled_logprob;
+  };
   float largest = raw_largest, sum = raw_sum;
   const bool greedy = p.temperature == 0.0f;
-  if (p.num_seen || (!greedy && p.temperature != 1.0f)) {
+  if (p.num_seen || p.allowed || (!greedy && p.temperature != 1.0f)) {
     std::copy(raw, raw + vocab, changed);
     penalize(p, changed);
+    if (p.allowed) forbid(p.allowed, changed, vocab);
     if (!greedy && p.temperature != 1.0f) {
       int64_t i = 0;
       for (; i + 8 <= vocab; i += 8) store(changed + i, div(load(changed + i), set1(p.temperature)));
