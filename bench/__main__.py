@@ -20,13 +20,13 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from bench import agreement, batch, contention, decode, grpo, memory, prefill, startup
+from bench import agreement, batch, contention, decode, grpo, memory, prefill, speculate, startup
 from bench.machine import Ticks, described, load_between
 from bench.measure import progress
 from bench.report import Report, as_json, markdown
 from bench.workers import Crew, prepared_files
 
-SPEEDS = {"decode": decode, "prefill": prefill, "batch": batch}
+SPEEDS = {"decode": decode, "prefill": prefill, "batch": batch, "speculate": speculate}
 """Measured for every number of threads."""
 COMMANDS = {"memory": memory, "startup": startup}
 """Measured on whole commands."""

@@ -17,7 +17,7 @@ import torch
 if TYPE_CHECKING:
     from mohist.kernels.weight import WeightFormat
 
-__all__ = ["LlamaCpp", "Mohist", "Peer", "Step", "Transformers"]
+__all__ = ["Answered", "LlamaCpp", "Mohist", "Peer", "Step", "Transformers"]
 
 TOP = 64
 """Tokens whose logprobs are compared at each position."""
@@ -28,6 +28,15 @@ class Step(NamedTuple):
 
     token: int
     top: tuple[tuple[int, float], ...]
+
+
+class Answered(NamedTuple):
+    """One answer, what it took and what was guessed of it."""
+
+    seconds: float
+    tokens: tuple[int, ...]
+    drafted: int
+    accepted: int
 
 
 class Peer(Protocol):
@@ -53,11 +62,13 @@ class Peer(Protocol):
 class Mohist:
     """The engine of this repository, as `LLM.load` makes it."""
 
-    def __init__(self, path: str, threads: int, quantize: WeightFormat | None) -> None:
+    def __init__(
+        self, path: str, threads: int, quantize: WeightFormat | None, speculate: str = "off"
+    ) -> None:
         from mohist.llm import LLM
 
         torch.set_num_threads(threads)
-        self._llm = LLM.load(path, threads=threads, quantize=quantize)
+        self._llm = LLM.load(path, threads=threads, quantize=quantize, speculate=speculate)
         self._engine = self._llm.engine
 
     def prefill(self, prompt: list[int]) -> float:
@@ -93,6 +104,20 @@ class Mohist:
         params = SamplingParams(max_tokens=count, temperature=0, top_logprobs=TOP)
         (done,) = self._engine.generate([prompt], params)
         return [Step(*step) for step in zip(done.tokens, done.top_logprobs, strict=True)]
+
+    def answer(self, question: str, seed: int, temperature: float, count: int) -> Answered:
+        """A whole answer of at most `count` tokens."""
+        from mohist.types import SamplingParams
+
+        params = SamplingParams(
+            max_tokens=count, temperature=temperature, seed=seed, stop_tokens=self.stop_tokens()
+        )
+        prompt = self.render(question)
+        start = perf_counter()
+        (done,) = self._engine.generate([prompt], params)
+        seconds = perf_counter() - start
+        usage = done.usage
+        return Answered(seconds, done.tokens, usage.drafted_tokens, usage.accepted_tokens)
 
     def render(self, question: str) -> list[int]:
         """The prompt tokens of a question, by the chat template."""

@@ -128,6 +128,8 @@ def load(spec: Spec, files: dict[str, str]) -> Any:
         return Machine(spec.threads)
     from bench.peers import LlamaCpp, Mohist, Transformers
 
+    if spec.engine == "Mohist lookup":
+        return Mohist(files[spec.format], spec.threads, None, "lookup")
     if spec.engine == "Mohist":
         if spec.format == "bf16":
             return Mohist(files["f32"], spec.threads, "bf16")

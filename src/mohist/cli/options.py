@@ -18,6 +18,7 @@ __all__ = [
     "add_model",
     "add_prices",
     "add_sampling",
+    "add_speculation",
     "add_thinking",
     "load_llm",
     "prices",
@@ -68,6 +69,17 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
         help="size of the key-value cache; default: the model's context",
     )
     group.add_argument("--offline", action="store_true", help="use only what was fetched before")
+
+
+def add_speculation(parser: argparse.ArgumentParser) -> None:
+    """How tokens are guessed ahead. Verbs without this option do not guess."""
+    parser.add_argument(
+        "--speculate",
+        metavar="HOW",
+        default="lookup",
+        help="guess tokens ahead, which changes no answer: lookup (from the text so far) or off "
+        "(default: %(default)s)",
+    )
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -141,6 +153,7 @@ def load_llm(args: argparse.Namespace) -> LLM:
             threads=args.threads,
             cache_tokens=args.cache_tokens,
             quantize=args.quantize,
+            speculate=getattr(args, "speculate", "off"),
             offline=args.offline,
             progress=status.progress,
         )

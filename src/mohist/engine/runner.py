@@ -8,6 +8,7 @@ op by op. Both run the same ops.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from itertools import islice
 from weakref import WeakKeyDictionary
@@ -74,10 +75,11 @@ class _DecodeStep:
             blocks = chunk.sequence.blocks
             self._tables[i, : len(blocks)] = blocks
         self._buffers.fill([row for chunk in chunks for row in self._runner.sample_rows(chunk)])
-        self._tape(count).replay()
+        self.tape(count).replay()
         return self._buffers.read(count)
 
-    def _tape(self, count: int) -> Tape:
+    def tape(self, count: int) -> Tape:
+        """The recorded step of so many rows."""
         if count not in self._tapes:
             rows = RowPlan(self._positions_T[:count], self._sequence_T[:count], self._tables_SB)
             with self._ops.record() as tape:
@@ -110,6 +112,13 @@ class DecoderRunner:
         """The decoder's tensors have new values."""
         if self._decode is not None:
             self._decode.forget()
+
+    @torch.inference_mode()
+    def prepare(self, sizes: Iterable[int]) -> None:
+        """Record decoding steps of so many rows now, rather than when they first occur."""
+        if self._decode is not None:
+            for count in sizes:
+                self._decode.tape(count)
 
     @torch.inference_mode()
     def run(self, chunks: list[Chunk]) -> list[Outcome]:

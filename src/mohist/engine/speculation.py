@@ -23,10 +23,10 @@ from weakref import WeakKeyDictionary
 
 from mohist.engine.sequence import Chunk, Outcome, Sequence
 
-__all__ = ["Drafter", "Speculation", "Speculator", "StepTimes"]
+__all__ = ["COUNTS", "Drafter", "Speculation", "Speculator", "StepTimes"]
 
-COUNTS = (1, 3, 5, 11)
-"""Guesses of one sequence in a step. Few sizes, so that each is soon known; kernels take rows by sixes."""
+COUNTS = (1, 3, 7)
+"""Guesses of one sequence in a step. Few sizes, so that each is soon known; kernels take rows by fours."""
 MAX_ROWS = 64
 """Beyond this many rows a step no further row is cheap."""
 MAX_LOSS = 0.03

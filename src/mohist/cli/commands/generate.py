@@ -46,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     options.add_sampling(parser)
     options.add_loading(parser)
+    options.add_speculation(parser)
     options.add_prices(parser)
 
 
