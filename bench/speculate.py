@@ -28,8 +28,8 @@ def story(seed: int) -> str:
     return (
         f"On the {day}th of May {one} left {here} with {thing} that had cost {price} crowns. The train to "
         f"{there} was late, so {one} waited at the station and talked to {other}, who sold newspapers there. "
-        f"{other} had never seen {thing} and asked what it was worth. In the evening both of them went to the "
-        f"market of {there}, where nobody wanted to pay more than {price // 2} crowns."
+        f"{other} had never seen {thing} and asked what it was worth. In the evening both of them went to "
+        f"the market of {there}, where nobody wanted to pay more than {price // 2} crowns."
     )
 
 
@@ -81,8 +81,8 @@ def run(crew: Crew, threads: int, repeats: int) -> Report:
             for task in TASKS
         ],
         notes=[
-            f"SmolLM2, {FORMAT.upper()}; whole answers of up to {MAX_TOKENS} tokens with their prompts, which "
-            "are new in every run. Both answer the same questions with the same seeds, token for token.",
+            f"SmolLM2, {FORMAT.upper()}; whole answers of up to {MAX_TOKENS} tokens with their prompts, "
+            "which are new in every run. Both answer the same questions with the same seeds, and alike.",
         ],
         data=dict[str, Series](series),
         failed=bool(contest.differing),
