@@ -13,7 +13,7 @@ from mohist.chat.chat import Chat
 from mohist.chat.format import ChatFormat, all_formats
 from mohist.chat.formats.chatml import FORMAT as CHATML
 from mohist.chat.formats.deepseek import FORMAT as DEEPSEEK
-from mohist.chat.stream import Delta, Splitter, StreamParser
+from mohist.chat.stream import Delta, StreamParser, splitter
 from mohist.chat.tokenizer import Tokenizer
 from mohist.types import ToolCall
 
@@ -46,9 +46,9 @@ def split(
     thinking: bool = False,
     stop: Iterable[str] = (),
 ) -> list[tuple[str, str]]:
-    splitter = Splitter(chat_format, thinking=thinking, stop=stop)
-    deltas = [delta for piece in pieces for delta in splitter.feed(piece)]
-    return joined([*deltas, *splitter.finish()])
+    cut = splitter(chat_format, thinking=thinking, stop=stop)
+    deltas = [delta for piece in pieces for delta in cut.feed(piece)]
+    return joined([*deltas, *cut.finish()])
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_stop_strings_end_the_answer() -> None:
 def test_deepseek_sections_hold_several_calls() -> None:
     second = R1_CALL.replace("sep｜>f", "sep｜>g")
     text = f"ok\n<｜tool▁calls▁begin｜>{R1_CALL}\n{second}<｜tool▁calls▁end｜>"
-    splitter = Splitter(DEEPSEEK)
-    deltas = [*splitter.feed(text), *splitter.finish()]
+    cut = splitter(DEEPSEEK)
+    deltas = [*cut.feed(text), *cut.finish()]
     calls = [delta.tool_call for delta in deltas if delta.tool_call is not None]
     assert deltas[0] == Delta("content", "ok")
     assert calls == [ToolCall(name="f", arguments="{}"), ToolCall(name="g", arguments="{}")]
@@ -147,14 +147,14 @@ def test_no_letter_is_lost(text: str) -> None:
 
 
 def test_text_comes_as_soon_as_it_is_certain() -> None:
-    splitter = Splitter(CHATML, thinking=True)
-    assert splitter.feed("I thi") == [Delta("reasoning", "I thi")]
-    assert splitter.feed("nk </") == [Delta("reasoning", "nk ")]
-    assert splitter.feed("b></thin") == [Delta("reasoning", "</b>")]
-    assert splitter.feed("k>\n") == []
-    assert splitter.feed("\nhi") == [Delta("content", "hi")]
-    assert splitter.feed("\n") == []
-    assert splitter.feed("x") == [Delta("content", "\nx")]
+    cut = splitter(CHATML, thinking=True)
+    assert cut.feed("I thi") == [Delta("reasoning", "I thi")]
+    assert cut.feed("nk </") == [Delta("reasoning", "nk ")]
+    assert cut.feed("b></thin") == [Delta("reasoning", "</b>")]
+    assert cut.feed("k>\n") == []
+    assert cut.feed("\nhi") == [Delta("content", "hi")]
+    assert cut.feed("\n") == []
+    assert cut.feed("x") == [Delta("content", "\nx")]
 
 
 # Tokens

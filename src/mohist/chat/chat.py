@@ -22,8 +22,13 @@ ThinkingMode = Literal["switch", "always", "unclear", "never"]
 """What a prompt can do about thinking: turn it on and off ("switch"), or nothing, because every prompt opens
 it ("always"), the template knows of it but leaves it to the model ("unclear"), or there is none ("never")."""
 
-_SWITCHES = ("enable_thinking", "thinking")
-"""Template variables that turn thinking on and off: Qwen3, GLM, SmolLM3; DeepSeek V3.1, Kimi."""
+_SWITCHES: dict[str, tuple[str | bool, str | bool]] = {
+    "enable_thinking": (True, False),  # Qwen3, GLM, SmolLM3
+    "thinking": (True, False),  # DeepSeek from V3.1, Kimi
+    "thinking_mode": ("enabled", "disabled"),  # MiniMax M3
+    "reasoning": (True, False),  # GigaChat 3.5
+}
+"""Template variables that turn thinking on and off, and what they are set to."""
 
 _RESERVED = frozenset(("messages", "tools", "add_generation_prompt", "strftime_now", "adds_bos", *_SWITCHES))
 
@@ -115,8 +120,18 @@ class Chat:
         except RecursionError as error:
             raise ChatError("messages, tools or variables are nested too deeply") from error
 
-    def stream(self, prompt: Sequence[int] = (), *, stop: Iterable[str] = ()) -> StreamParser:
-        """A parser for the answer to `prompt` (tokens from `render`); `stop` strings end the answer."""
+    def stream(
+        self,
+        prompt: Sequence[int] = (),
+        *,
+        stop: Iterable[str] = (),
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> StreamParser:
+        """A parser for the answer to `prompt` (tokens from `render`); `stop` strings end the answer.
+
+        `tools` are those that the prompt offers: some formats write arguments without their types. Where it
+        offers none, `()`, what looks like a call is text. None reads calls of any tools.
+        """
         endings = () if self._own_template else self.format.default_stop_strings
         return StreamParser(
             self.tokenizer,
@@ -124,13 +139,19 @@ class Chat:
             stop_tokens=self.stop_tokens,
             thinking=self.opens_thinking(prompt),
             stop=(*endings, *stop),
+            tools=tools,
         )
 
     def parse(
-        self, tokens: Iterable[int], prompt: Sequence[int] = (), *, stop: Iterable[str] = ()
+        self,
+        tokens: Iterable[int],
+        prompt: Sequence[int] = (),
+        *,
+        stop: Iterable[str] = (),
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> Message:
         """The message that a whole answer is: what `stream` gives, put together."""
-        parser = self.stream(prompt, stop=stop)
+        parser = self.stream(prompt, stop=stop, tools=tools)
         for token in tokens:
             parser.push(token)
         parser.finish()
@@ -171,12 +192,12 @@ class Chat:
         names, hidden = self.tokenizer.names, self.tokenizer.markup_ends
         return template.render(shaped, given, names=names, hidden=hidden, now=now)
 
-    def _thinking(self, wanted: bool | None) -> dict[str, bool]:
+    def _thinking(self, wanted: bool | None) -> dict[str, str | bool]:
         """The template variables that ask for `wanted`."""
         if wanted is None:
             return {}
         if self._switch is not None:
-            return {self._switch: wanted}
+            return {self._switch: _SWITCHES[self._switch][0 if wanted else 1]}
         if wanted and self.thinking_mode == "never":
             raise ChatError("thinking = True: this model knows no thinking; leave thinking unset")
         if not wanted and self.thinking_mode == "always":

@@ -7,17 +7,32 @@ are found by name: a new format is a new file.
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
-from dataclasses import dataclass
-from typing import Any
+import re
+from dataclasses import dataclass, replace
+from typing import Self
 
+from mohist.chat.calls import CallSyntax, Schemas
 from mohist.chat.template import Template
 from mohist.chat.tokenizer import Tokenizer
 from mohist.errors import ChatError
 from mohist.types import ToolCall
 
-__all__ = ["ChatFormat", "all_formats", "find_format", "tool_call_from_json"]
+__all__ = ["Channels", "ChatFormat", "all_formats", "find_format"]
+
+_ARGUMENTS_MAY_BE_TEXT = re.compile(r"""arguments['"\]]* is (?:not )?string""")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channels:
+    """An answer in several messages, each with a header that says what it is (OpenAI's harmony)."""
+
+    starts: tuple[str, ...]
+    """Texts that begin a header."""
+    body: str
+    """The text between a header and its message."""
+    ends: tuple[str, ...]
+    """Texts that end a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,18 +40,38 @@ class ChatFormat:
     """How a family of models marks thinking, tool calls and the end of a turn."""
 
     name: str
+    signs: tuple[str, ...] = ()
+    """Texts by which a template is recognised: all of them are in it. The format with most signs is meant."""
+    vocabulary: tuple[str, ...] = ()
+    """Tokens by which a model without a template is recognised, likewise."""
     think: tuple[str, str] = ("<think>", "</think>")
     """Texts between which the model thinks."""
     tool_sections: tuple[tuple[str, str], ...] = ()
-    """Texts between which the model calls tools; `parse_tools` reads what is between them."""
-    tool_markup: tuple[str, ...] = ()
-    """Further markup inside such a section."""
+    """Texts between which the model calls tools; `parse_tools` reads what is between them. A section that
+    ends with "" goes on to the end of the answer. One that begins with "" is the answer as a whole: it is
+    looked for where tools were offered and the answer begins with `bare_call`."""
+    bare_call: str = ""
+    """How an answer begins that is a call without any mark."""
+    frame: tuple[str, ...] = ()
+    """Texts around the parts of an answer that mean nothing by themselves."""
+    channels: Channels | None = None
+    """Set where an answer is made of messages with headers; `think` then only tells how thinking begins."""
+    inner_markup: tuple[str, ...] = ()
+    """Further markup of answers: inside sections and headers, or parts of the texts above."""
     turn_markup: tuple[str, ...] = ()
     """Markup of prompts, which has no place in an answer."""
     stop_texts: tuple[str, ...] = ()
     """Texts of tokens that end a turn, as far as the tokenizer has them."""
     no_content: str | None = ""
     """What the template finds as the content of a message that only calls tools."""
+    calls: CallSyntax | None = None
+    """How calls are written; None where there are none, or not of a kind that `CallSyntax` can say."""
+    efforts: tuple[str, ...] = ()
+    """Levels of effort that the model knows, least first, ..."""
+    effort_variable: str = "reasoning_effort"
+    """... and the variable in which the template takes one."""
+    early_stop: str = ""
+    """What ends thinking that has used up its budget: the answer goes on after it."""
     default_template: str
     """Jinja source for models that come without a template."""
     default_stop_strings: tuple[str, ...] = ()
@@ -45,25 +80,51 @@ class ChatFormat:
     @property
     def answer_markup(self) -> frozenset[str]:
         """Texts that structure an answer."""
-        sections = (text for section in self.tool_sections for text in section)
-        return frozenset((*self.think, *sections, *self.tool_markup))
+        sections = (text for section in self.tool_sections for text in section if text)
+        headers = (
+            ()
+            if self.channels is None
+            else (
+                *self.channels.starts,
+                self.channels.body,
+                *self.channels.ends,
+            )
+        )
+        return frozenset((*self.think, *sections, *self.frame, *headers, *self.inner_markup))
 
     @property
     def markup(self) -> frozenset[str]:
         """Every text with a meaning of its own, which message text must not be able to forge."""
         return self.answer_markup.union(self.turn_markup, self.stop_texts)
 
-    def matches(self, tokenizer: Tokenizer, template: str | None) -> bool:
-        """Whether a model with this tokenizer and template source speaks this format."""
-        return False
+    @property
+    def without_tools(self) -> Self:
+        """The format where no tool may be called: what looks like a call is text."""
+        shown = (text for section in self.tool_sections for text in section if text)
+        inner = (*self.inner_markup, *shown)
+        return replace(self, tool_sections=(), bare_call="", calls=None, inner_markup=inner)
 
     def arguments_as_text(self, template: Template) -> bool:
-        """Whether the template wants arguments of tool calls as JSON text instead of an object."""
-        return "arguments is string" in template.source
+        """Whether the template takes arguments of tool calls as JSON text: spelled as the model did."""
+        return _ARGUMENTS_MAY_BE_TEXT.search(template.source) is not None
 
-    def parse_tools(self, section: str) -> tuple[ToolCall, ...]:
-        """The calls that `section`, text between a pair of `tool_sections`, asks for. ValueError if none."""
+    def parse_tools(self, section: str, schemas: Schemas) -> tuple[ToolCall, ...]:
+        """The calls that `section`, text between a pair of `tool_sections`, asks for. ValueError if none.
+
+        `schemas` are those of the tools that were offered, for formats that write arguments without types.
+        """
         raise ValueError("this format has no tool calls")
+
+    def parse_header(self, header: str) -> tuple[str, str]:
+        """The channel that a header names, "" for none, and the tool that its message is for, "" for none."""
+        raise NotImplementedError
+
+
+EARLY_STOP = (
+    "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking "
+    "directly now.\n</think>\n\n"
+)
+"""Of Qwen3's technical report (arXiv 2505.09388, section 4.7), which other models take as well."""
 
 
 def all_formats() -> dict[str, ChatFormat]:
@@ -74,20 +135,18 @@ def all_formats() -> dict[str, ChatFormat]:
 
 
 def find_format(tokenizer: Tokenizer, template: str | None, name: str | None = None) -> ChatFormat:
-    """The format called `name`, or else the first that matches, or else "plain"."""
+    """The format called `name`, or else the one whose signs are there, or else "plain"."""
     formats = all_formats()
     if name is not None:
         if name not in formats:
             raise ChatError(f"chat format {name!r} is unknown; known are {', '.join(formats)}")
         return formats[name]
-    matching = (chat_format for chat_format in formats.values() if chat_format.matches(tokenizer, template))
-    return next(matching, formats["plain"])
-
-
-def tool_call_from_json(name: str, arguments: Any) -> ToolCall:
-    """A call with `arguments`, an object or its JSON text. ValueError if they are no object."""
-    value = json.loads(arguments) if isinstance(arguments, str) else arguments
-    if not name or not isinstance(value, dict):
-        raise ValueError("a tool call needs a name and an object of arguments")
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return ToolCall(name=name, arguments=text)
+    if template is not None:
+        matching = [f for f in formats.values() if f.signs and all(s in template for s in f.signs)]
+        return max(matching, key=lambda f: len(f.signs), default=formats["plain"])
+    matching = [
+        f
+        for f in formats.values()
+        if f.vocabulary and all(tokenizer.token(t) is not None for t in f.vocabulary)
+    ]
+    return max(matching, key=lambda f: len(f.vocabulary), default=formats["plain"])

@@ -1,17 +1,19 @@
-"""ChatML: SmolLM2 and 3, Qwen2.5 and Qwen3. `<|im_start|>` begins a turn, `<|im_end|>` ends it."""
+"""ChatML: SmolLM2 and 3, Qwen2.5 and Qwen3. `<|im_start|>` begins a turn, `<|im_end|>` ends it.
+
+Qwen3 turns thinking on and off by a switch of its template, or by `/think` and `/no_think` in a message of
+the user or the system, which are words to the model and nothing to us. SmolLM3's template reads the same two
+words in the system message. A tool may be called in the middle of thinking, which that ends.
+"""
 
 from __future__ import annotations
 
-import json
-import re
-
-from mohist.chat.format import ChatFormat, tool_call_from_json
-from mohist.chat.tokenizer import Tokenizer
+from mohist.chat.calls import CallSyntax, Schemas, tool_calls_from_json_texts
+from mohist.chat.format import EARLY_STOP, ChatFormat
 from mohist.types import ToolCall
 
-__all__ = ["FORMAT"]
+__all__ = ["CHATML_TEMPLATE", "FORMAT"]
 
-_TEMPLATE = """\
+CHATML_TEMPLATE = """\
 {%- for message in messages %}
 {{- '<|im_start|>' + message['role'] + '\\n' + (message['content'] or '') + '<|im_end|>\\n' }}
 {%- endfor %}
@@ -19,34 +21,21 @@ _TEMPLATE = """\
 {{- '<|im_start|>assistant\\n' }}
 {%- endif %}"""
 
-_BEFORE_ARGUMENTS = re.compile(r'\s*\{\s*"name"\s*:\s*"[^"\\]*"\s*,\s*"arguments"\s*:\s*')
-"""A call as the templates ask for it, up to its arguments, which are kept as the model spelled them."""
-
 
 class ChatML(ChatFormat):
-    def matches(self, tokenizer: Tokenizer, template: str | None) -> bool:
-        """By the template, or without one by the vocabulary."""
-        if template is not None:
-            return "<|im_start|>" in template
-        return tokenizer.token("<|im_start|>") is not None and tokenizer.token("<|im_end|>") is not None
-
-    def parse_tools(self, section: str) -> tuple[ToolCall, ...]:
-        """One call: {"name": ..., "arguments": {...}}."""
-        call = json.loads(section)
-        if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-            raise ValueError("a tool call must be an object with a name")
-        arguments = call.get("arguments", {})
-        if before := _BEFORE_ARGUMENTS.match(section):
-            value, end = json.JSONDecoder().raw_decode(section, before.end())
-            if isinstance(value, dict) and value == arguments:
-                arguments = section[before.end() : end]
-        return (tool_call_from_json(call["name"], arguments),)
+    def parse_tools(self, section: str, schemas: Schemas) -> tuple[ToolCall, ...]:
+        """One call, or several: {"name": ..., "arguments": {...}}."""
+        return tool_calls_from_json_texts(section)
 
 
 FORMAT = ChatML(
     name="chatml",
+    signs=("<|im_start|>",),
+    vocabulary=("<|im_start|>", "<|im_end|>"),
     tool_sections=(("<tool_call>", "</tool_call>"),),
     turn_markup=("<|im_start|>", "<tool_response>", "</tool_response>"),
     stop_texts=("<|im_end|>", "<|endoftext|>"),
-    default_template=_TEMPLATE,
+    calls=CallSyntax(call=('<tool_call>\n{"name": "{name}", "arguments": ', "}\n</tool_call>"), between="\n"),
+    early_stop=EARLY_STOP,
+    default_template=CHATML_TEMPLATE,
 )

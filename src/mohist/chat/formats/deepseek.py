@@ -1,15 +1,18 @@
-"""DeepSeek V3, R1, V3.1, and the models distilled from R1. `<｜User｜>` and `<｜Assistant｜>` begin turns."""
+"""DeepSeek V3, R1, and the models distilled from R1. `<｜User｜>` and `<｜Assistant｜>` begin turns.
+
+R1's prompts open thinking, and its history keeps only what follows `</think>`.
+"""
 
 from __future__ import annotations
 
 import re
 
-from mohist.chat.format import ChatFormat, tool_call_from_json
+from mohist.chat.calls import CallSyntax, Schemas, tool_call_from_json
+from mohist.chat.format import EARLY_STOP, ChatFormat
 from mohist.chat.template import Template
-from mohist.chat.tokenizer import Tokenizer
 from mohist.types import ToolCall
 
-__all__ = ["FORMAT"]
+__all__ = ["DEEPSEEK_CALL_MARKUP", "DEEPSEEK_TURN_MARKUP", "FORMAT", "DeepSeek"]
 
 _TEMPLATE = """\
 {{- bos_token }}
@@ -32,20 +35,28 @@ _FENCED = re.compile(r"\w+<｜tool▁sep｜>(?P<name>[^\n]+)\n```json\n(?P<argum
 """R1 and V3: the kind of tool, its name, and the arguments in a Markdown fence."""
 _BARE = re.compile(r"(?P<name>[^\n]+?)<｜tool▁sep｜>(?P<arguments>.*)", re.DOTALL)
 """V3.1: name and arguments."""
+_TO_JSON = re.compile(r"""arguments['"\]]*\s*\|\s*tojson""")
+
+DEEPSEEK_CALL_MARKUP = ("<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>")
+DEEPSEEK_TURN_MARKUP = (
+    "<｜begin▁of▁sentence｜>",
+    "<｜User｜>",
+    "<｜Assistant｜>",
+    "<｜tool▁outputs▁begin｜>",
+    "<｜tool▁outputs▁end｜>",
+    "<｜tool▁output▁begin｜>",
+    "<｜tool▁output▁end｜>",
+)
 
 
 class DeepSeek(ChatFormat):
-    def matches(self, tokenizer: Tokenizer, template: str | None) -> bool:
-        """By the template, or without one by the vocabulary."""
-        if template is not None:
-            return "<｜Assistant｜>" in template
-        return tokenizer.token("<｜User｜>") is not None and tokenizer.token("<｜Assistant｜>") is not None
+    """Calls of tools between marks, as DeepSeek wrote them up to V3.1."""
 
     def arguments_as_text(self, template: Template) -> bool:
-        """The templates concatenate arguments to text."""
-        return True
+        """DeepSeek's own templates concatenate arguments to text; rewritten ones turn them into JSON."""
+        return _TO_JSON.search(template.source) is None
 
-    def parse_tools(self, section: str) -> tuple[ToolCall, ...]:
+    def parse_tools(self, section: str, schemas: Schemas) -> tuple[ToolCall, ...]:
         """All calls of a section, in either generation's way of writing them."""
         bodies = _CALL.findall(section)
         if not bodies:
@@ -62,17 +73,19 @@ def _call(body: str) -> ToolCall:
 
 FORMAT = DeepSeek(
     name="deepseek",
+    signs=("<｜Assistant｜>",),
+    vocabulary=("<｜User｜>", "<｜Assistant｜>"),
     tool_sections=(("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),),
-    tool_markup=("<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"),
-    turn_markup=(
-        "<｜User｜>",
-        "<｜Assistant｜>",
-        "<｜tool▁outputs▁begin｜>",
-        "<｜tool▁outputs▁end｜>",
-        "<｜tool▁output▁begin｜>",
-        "<｜tool▁output▁end｜>",
-    ),
+    inner_markup=DEEPSEEK_CALL_MARKUP,
+    turn_markup=DEEPSEEK_TURN_MARKUP,
     stop_texts=("<｜end▁of▁sentence｜>",),
     no_content=None,
+    calls=CallSyntax(
+        opening="<｜tool▁calls▁begin｜>",
+        call=("<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n", "\n```<｜tool▁call▁end｜>"),
+        between="\n",
+        closing="<｜tool▁calls▁end｜>",
+    ),
+    early_stop=EARLY_STOP,
     default_template=_TEMPLATE,
 )

@@ -1,0 +1,120 @@
+"""Answers made of messages with headers: OpenAI's harmony.
+
+<|channel|>analysis<|message|>thoughts<|end|><|start|>assistant<|channel|>final<|message|>answer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from mohist.chat.calls import Schemas, tool_call_from_json
+from mohist.chat.format import ChatFormat
+from mohist.chat.splitter import Splitter, TextKind
+
+__all__ = ["ChannelSplitter"]
+
+_THINKING = "analysis"
+
+
+class ChannelSplitter(Splitter):
+    """For formats with `channels`.
+
+    A message on the analysis channel is thinking, one that is for a tool is a call, any other is content;
+    two of a kind are told apart by an empty line. A message that is for a tool but holds no JSON object is
+    content, and so is text without any header.
+    """
+
+    def __init__(
+        self, chat_format: ChatFormat, *, thinking: bool, stop: Iterable[str], schemas: Schemas
+    ) -> None:
+        super().__init__(chat_format, schemas, stop)
+        assert chat_format.channels is not None
+        self._channels = chat_format.channels
+        self._ends = (*self._channels.ends, *self._channels.starts)
+        self._state: Literal["header", "reasoning", "content", "tool", "done"] = (
+            "reasoning" if thinking else "header"
+        )
+        self._tool = ""
+        """The tool that the message is for."""
+        self._given: set[TextKind] = set()
+        """Kinds of text that earlier messages had."""
+        self._is_first_piece = True
+
+    @property
+    def done(self) -> bool:
+        """See `Splitter`."""
+        return self._state == "done"
+
+    @property
+    def thinking(self) -> bool:
+        """See `Splitter`."""
+        return self._state == "reasoning"
+
+    def _advance(self, *, final: bool) -> bool:
+        match self._state:
+            case "header":
+                return self._header()
+            case "reasoning" | "content" as kind:
+                return self._text(kind, final)
+            case "tool":
+                return self._call(final)
+            case "done":
+                self._buffer = ""
+                return False
+
+    def _end(self) -> None:
+        """A header that never came to an end is text, if it has no mark of a header."""
+        marks = (*self._ends, self._channels.body)
+        if self._state == "header" and not any(mark in self._buffer for mark in marks):
+            self._emit("content", self._buffer, self._place)
+
+    def _header(self) -> bool:
+        """Find out what the next message is."""
+        header, body, rest = self._buffer.partition(self._channels.body)
+        if not body:
+            return False
+        channel, tool = self._format.parse_header(header)
+        self._tool = tool if self._format.calls is not None else ""
+        self._state = "tool" if self._tool else "reasoning" if channel == _THINKING else "content"
+        self._buffer, self._is_first_piece = rest, True
+        return True
+
+    def _text(self, kind: TextKind, final: bool) -> bool:
+        stop = self._stop if kind == "content" else ()
+        place, tag = self._next_tag((*self._ends, *stop), final)
+        self._emit(kind, self._buffer[:place], self._place)
+        if tag is None:
+            self._buffer = self._buffer[place:]
+            return False
+        if tag in stop:
+            self._state = "done"
+        else:
+            self._leave(place, tag)
+            self._given.add(kind)
+        return True
+
+    def _call(self, final: bool) -> bool:
+        place, tag = self._next_tag(self._ends, final)
+        if tag is None and not final:
+            return False
+        body = self._buffer[:place]
+        start = self._place
+        self._leave(place, tag or "")
+        try:
+            self._put_calls([tool_call_from_json(self._tool, body)])
+        except (ValueError, RecursionError):  # no JSON object, or one nested too deeply
+            self._emit("content", body, start)
+            self._given.add("content")
+        return True
+
+    def _leave(self, place: int, tag: str) -> None:
+        """Go on after a message; a text that begins the next header is part of that."""
+        begin = place if tag in self._channels.starts else place + len(tag)
+        self._state, self._buffer = "header", self._buffer[begin:]
+
+    def _emit(self, kind: TextKind, text: str, place: int) -> None:
+        if text and self._is_first_piece and kind in self._given:
+            self._put(kind, "\n\n", place - 2)
+        self._is_first_piece = self._is_first_piece and not text
+        self._put(kind, text, place)

@@ -1,0 +1,49 @@
+"""GigaChat 20B-A3B, 3 and 3.1: `ROLE<|role_sep|>` begins a turn, `<|message_sep|>` ends it.
+
+A call of a tool is a turn of its own after the answer's, `function call` (3.1: a mark within the answer).
+"""
+
+from __future__ import annotations
+
+from mohist.chat.calls import CallSyntax, Schemas, tool_calls_from_json_texts
+from mohist.chat.format import ChatFormat
+from mohist.types import ToolCall
+
+__all__ = ["FORMAT"]
+
+_TEMPLATE = """\
+{{- bos_token }}
+{%- for message in messages %}
+{%- if message['role'] == 'system' %}
+{{- message['content'] + '<|message_sep|>' }}
+{%- else %}
+{{- message['role'] + '<|role_sep|>' + message['content'] + '<|message_sep|>' }}
+{%- if message['role'] == 'user' %}
+{{- 'available functions<|role_sep|>[]<|message_sep|>' }}
+{%- endif %}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- 'assistant<|role_sep|>' }}
+{%- endif %}"""
+
+_TURN = "<|message_sep|>\n\nfunction call<|role_sep|>\n"
+
+
+class GigaChat(ChatFormat):
+    def parse_tools(self, section: str, schemas: Schemas) -> tuple[ToolCall, ...]:
+        """One call: {"name": ..., "arguments": {...}}."""
+        return tool_calls_from_json_texts(section)
+
+
+FORMAT = GigaChat(
+    name="gigachat",
+    signs=("<|role_sep|>", "<|message_sep|>"),
+    vocabulary=("<|role_sep|>", "<|message_sep|>"),
+    tool_sections=((_TURN, "<|message_sep|>"), ("<|function_call|>", "<|message_sep|>")),
+    frame=("<|message_sep|>",),
+    inner_markup=("<|role_sep|>", "<|message_sep|>"),
+    stop_texts=("</s>",),
+    calls=CallSyntax(call=(_TURN + '{"name": "{name}", "arguments": ', "}<|message_sep|>")),
+    default_template=_TEMPLATE,
+)

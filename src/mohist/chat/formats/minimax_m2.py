@@ -1,0 +1,64 @@
+"""MiniMax M2 and its successors to M2.7. `]~b]ROLE` begins a turn, `[e~[` ends it.
+
+Thinking is interleaved with calls of tools: thoughts since the user's last question must be sent back, and
+the template keeps them there.
+"""
+
+from __future__ import annotations
+
+import re
+
+from mohist.chat.calls import CallSyntax, Schemas, tool_call_from_texts
+from mohist.chat.format import EARLY_STOP, ChatFormat
+from mohist.types import ToolCall
+
+__all__ = ["FORMAT"]
+
+_TEMPLATE = """\
+{{- ']~!b[' }}
+{%- if messages[0]['role'] != 'system' %}
+{{- ']~b]system\\nYou are a helpful assistant.[e~[\\n' }}
+{%- endif %}
+{%- for message in messages %}
+{{- ']~b]' + ('ai' if message['role'] == 'assistant' else message['role']) + '\\n' }}
+{{- (message['content'] or '') + '[e~[\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- ']~b]ai\\n<think>\\n' }}
+{%- endif %}"""
+
+_INVOKE = re.compile(r'\s*<invoke name="?([^">]+)"?>(.*?)</invoke>\s*', re.DOTALL)
+_PARAMETER = re.compile(r'\s*<parameter name="?([^">]+)"?>(.*?)</parameter>\s*', re.DOTALL)
+
+
+class MiniMaxM2(ChatFormat):
+    def parse_tools(self, section: str, schemas: Schemas) -> tuple[ToolCall, ...]:
+        """All calls of a section; values that are no strings are JSON."""
+        invokes = _INVOKE.findall(section)
+        if not invokes or _INVOKE.sub("", section).strip():
+            raise ValueError("a section of tool calls must hold <invoke> elements, and nothing else")
+        return tuple(_call(name, body, schemas) for name, body in invokes)
+
+
+def _call(name: str, body: str, schemas: Schemas) -> ToolCall:
+    if _PARAMETER.sub("", body).strip():
+        raise ValueError("a tool call holds more than its parameters")
+    return tool_call_from_texts(name, _PARAMETER.findall(body), schemas)
+
+
+FORMAT = MiniMaxM2(
+    name="minimax_m2",
+    signs=("]~b]", "minimax:tool_call"),
+    vocabulary=("]~b]", "[e~["),
+    tool_sections=(("<minimax:tool_call>", "</minimax:tool_call>"),),
+    turn_markup=("]~!b[", "]~b]"),
+    stop_texts=("[e~[",),
+    calls=CallSyntax(
+        opening="<minimax:tool_call>\n",
+        call=('<invoke name="{name}">\n', "</invoke>\n"),
+        closing="</minimax:tool_call>",
+        argument=('<parameter name="{key}">', "</parameter>\n"),
+    ),
+    early_stop=EARLY_STOP,
+    default_template=_TEMPLATE,
+)

@@ -1,0 +1,243 @@
+"""Text of an answer to answer, thinking and tool calls, whatever the pieces in which it arrives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mohist.chat.calls import Schemas
+from mohist.chat.format import ChatFormat
+from mohist.types import ToolCall
+
+__all__ = ["Delta", "DeltaKind", "Splitter", "TagSplitter", "TextKind", "partial_tag"]
+
+TextKind = Literal["content", "reasoning"]
+DeltaKind = TextKind | Literal["tool_call"]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of the answer. A tool call comes in one piece when it is complete; `text` is its arguments."""
+
+    kind: DeltaKind
+    text: str
+    tool_call: ToolCall | None = None
+    place: int = field(default=0, compare=False)
+    """Where in the answer, tags included, its text begins; for a tool call, where its section ends."""
+
+
+class Splitter(ABC):
+    """Cuts text into deltas. It holds back what may still become a tag."""
+
+    length: int = 0
+    """Characters of the answer so far, tags included."""
+
+    def __init__(self, chat_format: ChatFormat, schemas: Schemas, stop: Iterable[str]) -> None:
+        self._format = chat_format
+        self._schemas = schemas
+        self._stop = tuple(text for text in stop if text)
+        self._buffer = ""
+        """The end of the answer so far, still to be cut."""
+        self._deltas: list[Delta] = []
+
+    @property
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether a stop string came: what follows is ignored."""
+
+    @property
+    @abstractmethod
+    def thinking(self) -> bool:
+        """Whether text that came now would be thinking, as far as is known."""
+
+    def feed(self, text: str) -> list[Delta]:
+        """What is certain after `text`."""
+        self._buffer += text
+        self.length += len(text)
+        while self._advance(final=False):
+            pass
+        return self._take()
+
+    def finish(self) -> list[Delta]:
+        """The rest: what was held back is text after all."""
+        while self._advance(final=True):
+            pass
+        self._end()
+        return self._take()
+
+    @abstractmethod
+    def _advance(self, *, final: bool) -> bool:
+        """Move on by one tag if the buffer has one; False when there is nothing more to do."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Give out what `_advance` still held back."""
+
+    @property
+    def _place(self) -> int:
+        """Where in the answer the buffer begins."""
+        return self.length - len(self._buffer)
+
+    def _put(self, kind: TextKind, text: str, place: int) -> None:
+        if text:
+            self._deltas.append(Delta(kind, text, place=place))
+
+    def _put_calls(self, calls: Iterable[ToolCall]) -> None:
+        self._deltas += [Delta("tool_call", call.arguments, call, self._place) for call in calls]
+
+    def _read(self, section: str) -> tuple[ToolCall, ...] | None:
+        try:
+            return self._format.parse_tools(section, self._schemas)
+        except (ValueError, RecursionError):  # not what the format asks for, or JSON nested too deeply
+            return None
+
+    def _next_tag(self, tags: Sequence[str], final: bool) -> tuple[int, str | None]:
+        """The place of the first of `tags`, and the tag; or up to where there is none for sure, and None."""
+        # Where two tags begin at one place, the longer one is meant.
+        found = [(place, -len(tag), tag) for tag in tags if (place := self._buffer.find(tag)) >= 0]
+        certain = len(self._buffer) - (0 if final else partial_tag(self._buffer, tags))
+        if not found or min(found)[0] >= certain:
+            return certain, None
+        place, _, tag = min(found)
+        return place, tag
+
+    def _take(self) -> list[Delta]:
+        deltas, self._deltas = self._deltas, []
+        return deltas
+
+
+_State = Literal["start", "reasoning", "content", "tools", "done"]
+
+
+class TagSplitter(Splitter):
+    """For answers in which tags mark thinking and tool calls.
+
+    Thinking starts where the prompt opened it, or with a tag as the very first thing. It ends at its closing
+    tag or where a tool is called; without either, everything is thinking. Newlines around tags belong to
+    neither side. A section of tool calls that cannot be read is text like the text before it. Stop strings
+    end the answer; inside thinking they mean nothing.
+    """
+
+    def __init__(
+        self, chat_format: ChatFormat, *, thinking: bool, stop: Iterable[str], schemas: Schemas
+    ) -> None:
+        super().__init__(chat_format, schemas, stop)
+        self._sections = dict(chat_format.tool_sections)
+        self._openings = tuple(opening for opening in self._sections if opening)
+        self._state: _State = "reasoning" if thinking else "start"
+        self._newlines = ""
+        """Newlines held back: before a tag they are dropped."""
+        self._after_tag = thinking
+        """Whether newlines are dropped because nothing but a tag came before."""
+        self._section = ""
+        """The opening tag of the section of tool calls that we are in, ..."""
+        self._around: TextKind = "content"
+        """... and the kind of text in which it stands."""
+        self._searched = 0
+        """Characters of the buffer in which the section's end was already looked for."""
+
+    @property
+    def done(self) -> bool:
+        """See `Splitter`."""
+        return self._state == "done"
+
+    @property
+    def thinking(self) -> bool:
+        """See `Splitter`."""
+        return self._state == "reasoning" or (self._state == "tools" and self._around == "reasoning")
+
+    def _advance(self, *, final: bool) -> bool:
+        match self._state:
+            case "start":
+                return self._start(final)
+            case "reasoning" | "content" as kind:
+                return self._text(kind, final)
+            case "tools":
+                return self._tools(final)
+            case "done":
+                self._buffer = ""
+                return False
+
+    def _end(self) -> None:
+        if self._state == "content":
+            self._put("content", self._newlines, self._place - len(self._newlines))
+
+    def _start(self, final: bool) -> bool:
+        """Thinking, a frame, a call without marks, or else content."""
+        text = self._buffer.lstrip()
+        bare = self._format.bare_call if self._schemas else ""
+        starts = [tag for tag in (self._format.think[0], *self._format.frame, bare) if tag]
+        found = max((tag for tag in starts if text.startswith(tag)), key=len, default=None)
+        if any(tag.startswith(text) and tag != found for tag in starts) and not final:
+            return False
+        if found is None:
+            self._state = "content"
+        elif found == self._format.think[0]:
+            self._enter("reasoning", text[len(found) :])
+        elif found == bare:
+            self._section, self._around, self._searched, self._state = "", "content", 0, "tools"
+        else:
+            self._enter("start", text[len(found) :])
+        return True
+
+    def _text(self, kind: TextKind, final: bool) -> bool:
+        """Give out thinking or content up to the next tag."""
+        ends = (self._format.think[1],) if kind == "reasoning" else (*self._stop, *self._format.frame)
+        place, tag = self._next_tag((*ends, *self._openings), final)
+        self._emit(kind, self._buffer[:place], self._place)
+        if tag is None:
+            self._buffer = self._buffer[place:]
+            return False
+        rest = self._buffer[place + len(tag) :]
+        if tag in self._sections:
+            self._section, self._around, self._searched = tag, kind, 0
+            self._state, self._buffer = "tools", rest
+        elif kind == "reasoning" or tag not in self._stop:
+            self._enter("content", rest)
+        else:
+            self._put("content", self._newlines, self._place + place - len(self._newlines))
+            self._enter("done", "")
+        return True
+
+    def _tools(self, final: bool) -> bool:
+        """Read a section of tool calls once it is complete."""
+        close = self._sections[self._section]
+        think_end = self._format.think[1]
+        place = self._buffer.find(close, self._searched) if close else -1
+        limit = len(self._buffer) if place < 0 else place
+        mentioned = self._around == "reasoning" and self._buffer.find(think_end, self._searched, limit) >= 0
+        if place < 0 and not final and not mentioned:
+            self._searched = max(0, len(self._buffer) - max(len(close), len(think_end)) + 1)
+            return False
+        calls = None if mentioned else self._read(self._buffer[:limit])
+        if calls is None:
+            self._emit(self._around, self._section, self._place - len(self._section))
+            self._state = self._around
+            return True
+        self._enter("content", self._buffer[limit + len(close) :])
+        self._put_calls(calls)
+        return True
+
+    def _enter(self, state: _State, rest: str) -> None:
+        """Go on after a tag."""
+        self._state, self._buffer = state, rest
+        self._newlines, self._after_tag = "", True
+
+    def _emit(self, kind: TextKind, text: str, place: int) -> None:
+        """Give out `text` except for newlines that may turn out to stand before a tag."""
+        if self._after_tag:
+            place += len(text) - len(text.lstrip("\n"))
+            text = text.lstrip("\n")
+        body = text.rstrip("\n")
+        if body:
+            self._put(kind, self._newlines + body, place - len(self._newlines))
+            self._newlines, self._after_tag = "", False
+        self._newlines += text[len(body) :]
+
+
+def partial_tag(text: str, tags: Sequence[str]) -> int:
+    """Length of the longest end of `text` that one of `tags` begins with, without being the whole tag."""
+    longest = min(len(text), max(map(len, tags), default=1) - 1)
+    return next((n for n in range(longest, 0, -1) if any(tag.startswith(text[-n:]) for tag in tags)), 0)
