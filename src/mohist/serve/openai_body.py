@@ -6,9 +6,9 @@ Field names are those of the two APIs. Unknown fields are kept, so that they can
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = ["Body", "ChatBody", "CompletionBody", "MessageBody", "ToolBody", "unknown_fields"]
 
@@ -56,6 +56,15 @@ class MessageBody(Body):
     name: str | None = None
     prefix: bool | None = None
     """On the last message, the assistant's: the answer goes on with it."""
+
+    @model_validator(mode="after")
+    def is_complete(self) -> Self:
+        """Only the assistant's messages may lack content; a tool's say which call they answer."""
+        if self.role != "assistant" and self.content is None:
+            raise ValueError("missing field `content`")
+        if self.role == "tool" and self.tool_call_id is None:
+            raise ValueError("missing field `tool_call_id`")
+        return self
 
 
 class FunctionBody(Body):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mohist.serve.errors import ApiError, invalid
+from mohist.serve.errors import invalid
 from mohist.serve.openai_body import (
     ChatBody,
     CompletionBody,
@@ -32,53 +32,63 @@ _EMPTY = "Expected a string with minimum length 1, but got an empty string inste
 
 def check_chat(body: ChatBody, limits: LimitsConfig) -> None:
     """Raise the ApiError that fits the first thing that is wrong."""
-    if not body.messages:
-        raise invalid("Empty input messages", "messages")
-    if len(body.messages) > limits.max_messages:
-        raise invalid(f"{len(body.messages)} messages: at most {limits.max_messages} are allowed", "messages")
+    tools = body.tools or []
+    if len(tools) > limits.max_tools:
+        raise invalid(f"{len(tools)} tools: at most {limits.max_tools} are allowed", "tools")
+    for i, tool in enumerate(tools):
+        _check_tool_name(f"'tools[{i}].function.name'", tool.function.name)
+    _check_messages(body.messages, limits)
+    if isinstance(body.response_format, JsonFormat):
+        _check_mentions_json(body.messages)
+    _check_tools(tools)
+    _check_named_tool(body)
+    _check_stop(body.stop, limits)
+    _check_stream_options(body)
+    match body.response_format:
+        case SchemaFormat(json_schema=schema) if not isinstance(schema.schema_, dict | bool):
+            raise invalid("Invalid json schema: it must be an object", "response_format")
+    if len({bool(tool.function.strict) for tool in tools}) > 1:
+        raise invalid("Cannot use strict tool with non-strict tool in the same request", "tools")
     _check_sampling(body, limits)
-    if body.max_completion_tokens is not None and body.max_completion_tokens < 1:
-        raise invalid("Invalid max_completion_tokens value, it must be at least 1", "max_completion_tokens")
     _check_logprobs(body, limits)
-    for i, message in enumerate(body.messages):
-        _check_message(i, message)
-    _check_turns(body.messages)
-    _check_tools(body.tools or [], limits)
-    _check_tool_choice(body)
-    _check_format(body)
+    _check_max_tokens("max_tokens", body.max_tokens)
+    _check_max_tokens("max_completion_tokens", body.max_completion_tokens)
+    if body.tool_choice == "required" and not tools:
+        raise invalid("tool_choice needs tools: give some, or leave it out", "tool_choice")
 
 
 def check_completion(body: CompletionBody, limits: LimitsConfig) -> None:
     """The same for a raw completion. It may ask for no tokens at all, where the prompt is echoed."""
-    if body.max_tokens == 0 and body.echo and body.n in (None, 1):
-        body = body.model_copy(update={"max_tokens": 1})
+    _check_stop(body.stop, limits)
+    _check_stream_options(body)
     _check_sampling(body, limits)
-    if body.logprobs is not None and body.logprobs > limits.max_top_logprobs:
-        raise _range("logprobs", f"[0, {limits.max_top_logprobs}]")
+    _check_range("logprobs", body.logprobs, 0, limits.max_top_logprobs)
+    if body.max_tokens != 0 or not body.echo or body.n not in (None, 1):
+        _check_max_tokens("max_tokens", body.max_tokens)
 
 
 def _check_sampling(body: SamplingBody, limits: LimitsConfig) -> None:
-    _check_range("temperature", body.temperature, 0, 2, "[0, 2]")
+    _check_range("n", body.n, 1, limits.max_n)
+    _check_range("presence_penalty", body.presence_penalty, -2, 2)
+    _check_range("frequency_penalty", body.frequency_penalty, -2, 2)
+    _check_range("temperature", body.temperature, 0, 2)
     if body.top_p is not None and not 0 < body.top_p <= 1:
-        raise _range("top_p", "(0, 1.0]")
-    _check_range("presence_penalty", body.presence_penalty, -2, 2, "[-2, 2]")
-    _check_range("frequency_penalty", body.frequency_penalty, -2, 2, "[-2, 2]")
-    if body.max_tokens is not None and body.max_tokens < 1:
-        raise invalid("Invalid max_tokens value, it must be at least 1", "max_tokens")
-    if body.n is not None and not 1 <= body.n <= limits.max_n:
-        raise _range("n", f"[1, {limits.max_n}]")
+        raise invalid("Invalid top_p value, the valid range of top_p is (0, 1.0]", "top_p")
+
+
+def _check_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise invalid(f"Invalid {name} value, the valid range of {name} is [{low}, {high}]", name)
+
+
+def _check_max_tokens(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise invalid(f"Invalid {name} value, it must be at least 1", name)
+
+
+def _check_stream_options(body: SamplingBody) -> None:
     if body.stream_options is not None and not body.stream:
         raise invalid("stream_options should be set along with stream = true", "stream_options")
-    _check_stop(body.stop, limits)
-
-
-def _check_range(name: str, value: float | None, low: float, high: float, spelled: str) -> None:
-    if value is not None and not low <= value <= high:
-        raise _range(name, spelled)
-
-
-def _range(name: str, spelled: str) -> ApiError:
-    return invalid(f"Invalid {name} value, the valid range of {name} is {spelled}", name)
 
 
 def _check_stop(stop: str | list[str] | None, limits: LimitsConfig) -> None:
@@ -110,22 +120,23 @@ def _check_logprobs(body: ChatBody, limits: LimitsConfig) -> None:
         raise invalid(message, "top_logprobs")
 
 
-def _check_message(i: int, message: MessageBody) -> None:
-    where = f"messages[{i}]"
-    if message.role == "assistant":
+def _check_messages(messages: Sequence[MessageBody], limits: LimitsConfig) -> None:
+    if not messages:
+        raise invalid("Empty input messages", "messages")
+    if len(messages) > limits.max_messages:
+        raise invalid(f"{len(messages)} messages: at most {limits.max_messages} are allowed", "messages")
+    for i, message in enumerate(messages):
+        if message.role != "assistant":
+            continue
         if message.tool_calls is not None and not message.tool_calls:
             raise invalid(
-                f"Invalid '{where}.tool_calls': empty array. Expected an array with minimum length 1, but "
-                "got an empty array instead.",
+                f"Invalid 'messages[{i}].tool_calls': empty array. Expected an array with minimum length 1, "
+                "but got an empty array instead.",
                 "messages",
             )
-        if message.content is None and not message.tool_calls and not message.reasoning_content:
+        if message.content is None and not message.tool_calls:
             raise invalid("Invalid assistant message: content or tool_calls must be set", "messages")
-        return
-    if message.content is None:
-        raise invalid(f"Invalid '{where}.content': it must be a string or a list of text parts", "messages")
-    if message.role == "tool" and message.tool_call_id is None:
-        raise invalid(f"Invalid '{where}': missing field `tool_call_id`", "messages")
+    _check_turns(messages)
 
 
 def _check_turns(messages: Sequence[MessageBody]) -> None:
@@ -164,30 +175,28 @@ def _check_turns(messages: Sequence[MessageBody]) -> None:
         raise invalid(insufficient, "messages")
 
 
-def _check_tools(tools: Sequence[ToolBody], limits: LimitsConfig) -> None:
-    if len(tools) > limits.max_tools:
-        raise invalid(f"{len(tools)} tools: at most {limits.max_tools} are allowed", "tools")
-    for i, tool in enumerate(tools):
-        name, where = tool.function.name, f"'tools[{i}].function.name'"
-        if not name:
-            raise invalid(f"Invalid {where}: empty string. {_EMPTY}", "tools")
-        if not _TOOL_NAME.fullmatch(name):
-            raise invalid(
-                f"Invalid {where}: string does not match pattern. Expected a string that matches the pattern "
-                "'^[a-zA-Z0-9_-]+$'.",
-                "tools",
-            )
-        if len(name) > _LONGEST_TOOL_NAME:
-            raise invalid(
-                f"Invalid {where}: string too long. Expected a string with maximum length "
-                f"{_LONGEST_TOOL_NAME}, but got a string with length {len(name)} instead.",
-                "tools",
-            )
-        _check_parameters(name, tool.function.parameters)
+def _check_tool_name(where: str, name: str) -> None:
+    if not name:
+        raise invalid(f"Invalid {where}: empty string. {_EMPTY}", "tools")
+    if not _TOOL_NAME.fullmatch(name):
+        raise invalid(
+            f"Invalid {where}: string does not match pattern. Expected a string that matches the pattern "
+            "'^[a-zA-Z0-9_-]+$'.",
+            "tools",
+        )
+    if len(name) > _LONGEST_TOOL_NAME:
+        raise invalid(
+            f"Invalid {where}: string too long. Expected a string with maximum length "
+            f"{_LONGEST_TOOL_NAME}, but got a string with length {len(name)} instead.",
+            "tools",
+        )
+
+
+def _check_tools(tools: Sequence[ToolBody]) -> None:
+    for tool in tools:
+        _check_parameters(tool.function.name, tool.function.parameters)
     if len({tool.function.name for tool in tools}) < len(tools):
         raise invalid("Tool names must be unique.", "tools")
-    if len({bool(tool.function.strict) for tool in tools}) > 1:
-        raise invalid("Cannot use strict tool with non-strict tool in the same request", "tools")
 
 
 def _check_parameters(name: str, parameters: Any) -> None:
@@ -205,14 +214,10 @@ def _check_parameters(name: str, parameters: Any) -> None:
         )
 
 
-def _check_tool_choice(body: ChatBody) -> None:
-    if body.tool_choice in (None, "none", "auto"):
-        return
-    if not body.tools:
-        raise invalid("tool_choice needs tools: give some, or leave it out", "tool_choice")
+def _check_named_tool(body: ChatBody) -> None:
     if isinstance(body.tool_choice, NamedTool):
         name = body.tool_choice.function.name
-        if name not in {tool.function.name for tool in body.tools}:
+        if name not in {tool.function.name for tool in body.tools or []}:
             raise invalid(
                 f"Invalid value for 'tool_call': no function named '{name}' was specified in the 'tools' "
                 "parameter.",
@@ -220,18 +225,13 @@ def _check_tool_choice(body: ChatBody) -> None:
             )
 
 
-def _check_format(body: ChatBody) -> None:
-    match body.response_format:
-        case JsonFormat():
-            written = "\0".join(text for message in body.messages for text in _texts(message))
-            if "json" not in written.lower():
-                raise invalid(
-                    "Prompt must contain the word 'json' in some form to use 'response_format' of type "
-                    "'json_object'.",
-                    "response_format",
-                )
-        case SchemaFormat(json_schema=schema) if not isinstance(schema.schema_, dict | bool):
-            raise invalid("Invalid json schema: it must be an object", "response_format")
+def _check_mentions_json(messages: Sequence[MessageBody]) -> None:
+    if not any("json" in text.lower() for message in messages for text in _texts(message)):
+        raise invalid(
+            "Prompt must contain the word 'json' in some form to use 'response_format' of type "
+            "'json_object'.",
+            "response_format",
+        )
 
 
 def _texts(message: MessageBody) -> list[str]:
