@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
 import socket
 import threading
 import time
@@ -16,6 +18,7 @@ import httpx2
 
 from mohist.serve.app import make_app
 from mohist.serve.loading import ModelConfig
+from mohist.serve.logs import configure
 from mohist.serve.operations import Operations
 from mohist.serve.server import Server
 from mohist.serve.settings import ServeConfig
@@ -83,3 +86,17 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
+
+
+@contextmanager
+def logged() -> Generator[io.StringIO]:
+    """What the server logs inside, as it would on standard error."""
+    names = ["mohist", "uvicorn", "uvicorn.access", "asyncio"]
+    before = {name: dict(vars(logging.getLogger(name))) for name in names}
+    stream = io.StringIO()
+    configure(stream)
+    try:
+        yield stream
+    finally:
+        for name, state in before.items():
+            vars(logging.getLogger(name)).update(state)

@@ -9,20 +9,15 @@ from typing import Any
 
 import pytest
 
-from mohist.serve.logs import configure
+from tests.serve.live import logged
 
 SECRET = "meet me at the bridge"
 
 
 @pytest.fixture
 def stream() -> Generator[io.StringIO]:
-    names = ["mohist", "uvicorn", "uvicorn.access", "asyncio"]
-    before = {name: dict(vars(logging.getLogger(name))) for name in names}
-    stream = io.StringIO()
-    configure(stream)
-    yield stream
-    for name, state in before.items():
-        vars(logging.getLogger(name)).update(state)
+    with logged() as stream:
+        yield stream
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:

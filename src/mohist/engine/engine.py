@@ -159,8 +159,23 @@ class Engine:
         again with the tokens they have.
         """
         self._advance()
-        events, self._events = self._events, []
-        return events
+        return self._told()
+
+    def step_alone(self, id: int) -> list[Event]:
+        """A step of one request that has not ended, while all others wait; what happened since the last call.
+
+        Tells apart, after a step has failed, those that fail from those that were only beside them. An error
+        of the runner passes through as from `step`.
+        """
+        scheduler = self._scheduler
+        scheduler.preempt_all()
+        scheduler.waiting = deque([self._unfinished[id]])
+        try:
+            self._advance()
+        finally:
+            scheduler.preempt_all()
+            scheduler.waiting = deque(self._unfinished.values())
+        return self._told()
 
     def abort(self, id: int) -> bool:
         """End a request with what it has; its last event says so. False if it had already ended."""
@@ -324,6 +339,10 @@ class Engine:
                 sequence.guide = prompt.guide()
                 sequence.allowed = allowed_bits(sequence.guide, self._limits.vocab_size)
         return sequences
+
+    def _told(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
 
     def _emit(self, event: Event) -> None:
         self._inboxes.get(event.id, self._events).append(event)

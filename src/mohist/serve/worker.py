@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
+FAILED = "the engine failed on this request; it was logged"
+MOST_MISSES = 3
 IDLE_BEAT_S = 0.5
 """How often an idle worker shows that it is alive."""
 
@@ -95,7 +97,8 @@ class EngineWorker:
         self._commands: queue.SimpleQueue[Callable[[Engine], object]] = queue.SimpleQueue()
         self._owners: dict[int, tuple[Job, int]] = {}
         self._stopping = False
-        self._failures = 0
+        self._misses = 0
+        """Steps that failed one after the other although every request in them goes on alone."""
         self._beat_s = time.monotonic()
         self.stats: EngineStats = engine.stats()
         """As of the last step."""
@@ -176,12 +179,15 @@ class EngineWorker:
         return job
 
     def _run(self) -> None:
-        while not self._stopping:
-            self._obey()
-            if self._engine.busy and not self._stopping:
-                self._step()
-            self._beat_s = time.monotonic()
-        self._fail_all(EngineError("the model was unloaded while it answered"))
+        try:
+            while not self._stopping:
+                self._obey()
+                if self._engine.busy and not self._stopping:
+                    self._step()
+                self._beat_s = time.monotonic()
+        finally:
+            unloaded = "the model was unloaded while it answered"
+            self._fail(self._owners.values(), unloaded if self._stopping else FAILED)
 
     def _obey(self) -> None:
         """Run what was posted; wait for it while there is nothing else to do."""
@@ -197,15 +203,34 @@ class EngineWorker:
         try:
             events = self._engine.step()
         except Exception:
-            # The engine has put every request back in line. What fails again would fail for ever.
-            self._failures += 1
-            _log.exception("a step of the engine failed", extra={"failures": self._failures})
-            if self._failures > 1:
-                self._fail_all(EngineError("the engine failed on this request; it was logged"))
+            _log.exception("a step of the engine failed", extra={"requests": len(self._owners)})
+            self._part()
             return
-        self._failures = 0
+        self._misses = 0
         self.stats = self._engine.stats()
         self._hand_out(events)
+
+    def _part(self) -> None:
+        """Fail the requests that a step fails on. The others were only beside them, and go on."""
+        failed = [id for id in list(self._owners) if id in self._owners and not self._goes_alone(id)]
+        self._misses = 0 if failed else self._misses + 1
+        if self._misses >= MOST_MISSES:
+            self._fail(self._owners.values(), FAILED)
+
+    def _goes_alone(self, id: int) -> bool:
+        """Whether a request gets a token without the others. If not, it has failed."""
+        owner, moved = self._owners[id], False
+        try:
+            while id in self._owners and not moved:
+                events = self._engine.step_alone(id)
+                moved = any(event.id == id for event in events)
+                self._hand_out(events)
+                self._beat_s = time.monotonic()
+        except Exception:
+            _log.exception("the engine failed on a request")
+            self._fail([owner], FAILED)
+            return False
+        return True
 
     def _hand_out(self, events: list[Event]) -> None:
         batches: dict[Job, list[tuple[int, Event] | Exception]] = {}
@@ -218,11 +243,11 @@ class EngineWorker:
             batches.setdefault(owner[0], []).append((owner[1], event))
         self._deliver(batches)
 
-    def _fail_all(self, error: Exception) -> None:
-        jobs = dict.fromkeys(job for job, _ in self._owners.values())
+    def _fail(self, owners: Iterable[tuple[Job, int]], message: str) -> None:
+        jobs = dict.fromkeys(job for job, _ in owners)
         for job in jobs:
             self.forget(job)
-        self._deliver({job: [error] for job in jobs})
+        self._deliver({job: [EngineError(message)] for job in jobs})
 
     def _deliver(self, batches: dict[Job, list[tuple[int, Event] | Exception]]) -> None:
         loops: dict[asyncio.AbstractEventLoop, list[Job]] = {}
