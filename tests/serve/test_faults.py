@@ -78,7 +78,7 @@ class Fault(Exception):
 
 
 def poisoned(args: tuple[Any, ...], poison: tuple[int, ...]) -> bool:
-    """Whether a call is for the request with the poison: by its context, or its tokens on the engine's thread."""
+    """Whether a call is for the request with the poison: by its context, or by its tokens there."""
     prompts = [arg.prompt for arg in args if isinstance(arg, Request)]
     chunks = [
         chunk
