@@ -216,6 +216,22 @@ async def test_the_model_unused_for_longest_makes_room() -> None:
 
 
 @in_loop
+async def test_at_the_start_as_many_are_loaded_as_fit() -> None:
+    models, loader = make("a", "b", "c", budget_bytes=25)
+    await models.start()
+    assert loader.loads == ["a", "b"]
+    models, loader = make("a", "b", "c")
+    await models.start()
+    assert loader.loads == ["a", "b", "c"]
+    models, _ = make("a", "broken")
+    with pytest.raises(WeightsError, match="is truncated"):
+        await models.start()
+    models, _ = make("a", budget_bytes=9)
+    with pytest.raises(ConfigError, match=r"a needs 10 bytes, and memory\.models_gib allows 9"):
+        await models.start()
+
+
+@in_loop
 async def test_a_model_in_use_is_never_unloaded() -> None:
     models, _ = make("a", "b", "c", budget_bytes=20)
     async with models.lease("b"), models.lease("a") as a:

@@ -1,7 +1,7 @@
 """Whether the server lives, and whether it can answer: judged by tokens, not by good will.
 
-An engine at work is judged by its last step. One that is idle is asked for a token, at most once in a while:
-an engine that takes requests but decodes nothing would otherwise pass for healthy.
+An engine at work is judged by its last step and by the rows that it computes. One that is idle is asked for a
+token, at most once in a while: an engine that takes requests but decodes nothing must not pass for healthy.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ class Readiness:
     def __init__(
         self, service: Service, *, stuck_s: float, fresh_s: float = 10.0, patience_s: float = 5.0
     ) -> None:
-        """An engine is stuck when a step takes `stuck_s`, or a token of an idle one `patience_s`.
+        """An engine is stuck when it computes nothing for `stuck_s`, or no token for `patience_s` while idle.
 
         A decoded token counts for `fresh_s`.
         """
         self._service = service
         self._stuck_s, self._fresh_s, self._patience_s = stuck_s, fresh_s, patience_s
         self._decoded_s: WeakKeyDictionary[EngineWorker, float] = WeakKeyDictionary()
+        self._seen: WeakKeyDictionary[EngineWorker, tuple[int, float]] = WeakKeyDictionary()
+        """Rows computed by an engine at work, and when they were first as many."""
         self._probes: WeakKeyDictionary[EngineWorker, asyncio.Task[None]] = WeakKeyDictionary()
 
     async def problems(self) -> dict[str, str]:
@@ -59,18 +61,31 @@ class Readiness:
         silent_s = worker.silent_s
         if silent_s >= self._stuck_s:
             return f"no step has ended for {silent_s:.0f} s"
-        if worker.stats.running or worker.stats.waiting:
-            return ""
-        if time.monotonic() - self._decoded_s.get(worker, -self._fresh_s) < self._fresh_s:
-            return ""
+        probe = self._probes.get(worker)
+        if probe is None or probe.done():
+            if worker.stats.running or worker.stats.waiting:
+                return self._stalled(worker)
+            self._seen.pop(worker, None)
+            if time.monotonic() - self._decoded_s.get(worker, -self._fresh_s) < self._fresh_s:
+                return ""
+            probe = self._probes[worker] = asyncio.ensure_future(self._decode(worker))
         # One probe at a time, however often somebody asks: a stuck engine must not gather them.
-        if worker not in self._probes or self._probes[worker].done():
-            self._probes[worker] = asyncio.ensure_future(self._decode(worker))
-        probe = self._probes[worker]
+        before = worker.stats.computed_tokens
         await asyncio.wait([probe], timeout=self._patience_s)
-        if not probe.done():
-            return f"no token was decoded within {self._patience_s:g} s"
-        return "" if probe.exception() is None else "decoding a token failed"
+        if probe.done():
+            return "" if probe.exception() is None else "decoding a token failed"
+        busy = worker.stats.computed_tokens > before
+        return "" if busy else f"no token was decoded within {self._patience_s:g} s"
+
+    def _stalled(self, worker: EngineWorker) -> str:
+        """Whether an engine at work computes anything: steps that end are not enough."""
+        now_s, count = time.monotonic(), worker.stats.computed_tokens
+        seen_count, since_s = self._seen.setdefault(worker, (count, now_s))
+        if seen_count != count:
+            self._seen[worker] = (count, now_s)
+        elif now_s - since_s >= self._stuck_s:
+            return f"nothing was computed for {now_s - since_s:.0f} s"
+        return ""
 
     async def _decode(self, worker: EngineWorker) -> None:
         with closing(await worker.submit(PROBE)) as job:

@@ -145,9 +145,13 @@ class Models:
                 entry.unused.set()
 
     async def start(self) -> None:
-        """Load what is wanted at the start, before anybody asks. Raises MohistError."""
+        """Load what is wanted at the start, as far as memory allows. Raises MohistError."""
         for entry in list(self._entries.values()):
-            if entry.config is not None and entry.config.at_start:
+            if (
+                entry.config is not None
+                and entry.config.at_start
+                and not await self._would_unload(entry.config)
+            ):
                 await self._bring_in(entry)
 
     async def add(self, config: ModelConfig) -> None:
@@ -258,12 +262,18 @@ class Models:
         _log.info("model loaded", extra={"model": entry.name, "bytes": needed, "seconds": seconds})
         return entry.backend
 
+    async def _would_unload(self, config: ModelConfig) -> bool:
+        used = sum(entry.memory_bytes for entry in self._all())
+        if self._budget_bytes is None or not used:
+            return False
+        return used + await asyncio.to_thread(self._loader.memory_bytes, config) > self._budget_bytes
+
     async def _make_room(self, name: str, needed: int) -> None:
         if self._budget_bytes is None:
             return
         if needed > self._budget_bytes:
             raise ConfigError(
-                f"the model {name} needs {needed:,} bytes, and memory_gib allows {self._budget_bytes:,}"
+                f"{name} needs {needed:,} bytes, and memory.models_gib allows {self._budget_bytes:,}"
             )
         while sum(entry.memory_bytes for entry in self._all()) + needed > self._budget_bytes:
             idle = [entry for entry in self._unloadable() if not entry.users]
