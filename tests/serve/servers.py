@@ -105,6 +105,6 @@ def serving(
         try:
             yield Running(url, service, server, loop, client)
         finally:
-            server.should_exit = server.force_exit = True
+            server.should_exit = True
             thread.join(30)
             assert not thread.is_alive()

@@ -11,6 +11,7 @@ import pytest
 
 from mohist.llm import LLM
 from mohist.serve.settings import LimitsConfig
+from mohist.types import Message
 from tests.serve.servers import Running, serving, user
 from tests.serve.tiny import CONTEXT, ScriptRunner, babbler, script_llm, tiny_chat
 
@@ -134,7 +135,7 @@ def test_usage_in_every_chunk_where_it_is_asked_for(running: Running) -> None:
 
 def test_streams_and_whole_answers_are_what_the_library_generates(running: Running, babble: LLM) -> None:
     messages = [user("hello")]
-    prompt = babble.render([{"role": "user", "content": "hello"}])
+    prompt = babble.render([Message(role="user", content="hello")])
     for seed in range(3):
         body = {
             "model": "babbler",
@@ -236,7 +237,7 @@ def test_an_answer_that_was_begun(running: Running, babble: LLM) -> None:
     messages = [user("hello"), {"role": "assistant", "content": "the th", "prefix": True}]
     body = {"model": "babbler", "messages": messages, "temperature": 0, "max_tokens": 8}
     reply = running.post("/beta/chat/completions", body).json()
-    start = babble.render([{"role": "user", "content": "hello"}])
+    start = babble.render([Message(role="user", content="hello")])
     prompt = [*start, *tiny_chat().tokenizer.encode("the th")]
     params = babble.defaults.replace(temperature=0, max_tokens=8)
     (answer,) = babbler().generate([prompt], params)[0]
@@ -247,7 +248,7 @@ def test_an_answer_that_was_begun(running: Running, babble: LLM) -> None:
 def test_prompts_that_do_not_fit_are_refused_with_their_size(running: Running, script: LLM) -> None:
     body = {"messages": [user("x" * 2000)]}
     reply = running.post("/v1/chat/completions", body)
-    count = len(script.render([{"role": "user", "content": "x" * 2000}]))
+    count = len(script.render([Message(role="user", content="x" * 2000)]))
     error = reply.json()["error"]
     assert reply.status_code == 400
     assert error["code"] == "context_length_exceeded"

@@ -39,6 +39,8 @@ class TokenInfo:
     """What it spells, maybe part of a character."""
     logprob: float | None
     """None for the first token of an echoed prompt, which nothing predicts."""
+    place: int = 0
+    """Where in the answer, tags and an echoed prompt included, its text begins: a number of characters."""
     top: tuple[tuple[bytes, float], ...] = ()
     """What the likeliest tokens spell, with their logprobs, the likeliest first."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import dataclasses
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import AsyncExitStack, aclosing, closing
 from hashlib import blake2b
 
 import mohist
+from mohist.chat.tokenizer import Tokenizer
 from mohist.engine.engine import FinishEvent, ScoreEvent, TokenEvent
 from mohist.engine.sequence import Draw
 from mohist.errors import RequestError
@@ -54,13 +56,15 @@ class LocalModel:
                 prompt_tokens=len(prompt),
                 seed=prepared.request.params.seed,
             )
-            if ask.echo:
-                for piece in await self._echo(ask, prompt, salt):
-                    yield piece
+            echo = await self._echo(ask, prompt, salt) if ask.echo else []
+            for piece in echo:
+                yield piece
             if job is None:
                 yield Finished(choice=0, reason="length", usage=Usage(prompt_tokens=len(prompt)))
                 return
-            events = self._events(job, [_LocalChoice(self, i, prepared, ask) for i in range(ask.n)])
+            start = len(echo[0].text) if echo else 0
+            choices = [_LocalChoice(self, i, prepared, ask, start) for i in range(ask.n)]
+            events = self._events(job, choices)
             async for event in await stack.enter_async_context(aclosing(events)):
                 yield event
 
@@ -96,23 +100,21 @@ class LocalModel:
                     async for _, event in job:
                         assert isinstance(event, ScoreEvent)
                         logprobs += event.logprobs or ()
-            infos = tuple(
-                TokenInfo(token=token, data=tokenizer.token_bytes(token), logprob=logprob)
-                for token, logprob in zip(prompt, logprobs, strict=True)
-            )
+            infos = tuple(spelled(tokenizer, prompt, logprobs))
         return [Piece(choice=i, kind="content", text=text, tokens=infos) for i in range(ask.n)]
 
 
 class _LocalChoice:
     """One choice on its way from the engine."""
 
-    def __init__(self, model: LocalModel, index: int, prepared: Prepared, ask: Ask) -> None:
+    def __init__(self, model: LocalModel, index: int, prepared: Prepared, ask: Ask, start: int) -> None:
         self._index = index
         self._text = ChoiceText(
             index,
             prepared.parser(),
             model.llm.chat.tokenizer,
             with_tokens=ask.top_logprobs is not None,
+            start=start,
         )
         self._ended = False
         self.just_stopped = False
@@ -128,7 +130,9 @@ class _LocalChoice:
         return pieces
 
     def finish(self, completion: Completion) -> list[Piece | ToolCallPiece | Finished]:
-        """The last events. Raises ApiError where a guide ended the answer."""
+        """The last events. Raises ApiError where the answer could not have the form that was asked for."""
+        if completion.finish_reason == "error":
+            raise ApiError(400, completion.error, code="form_failed")
         rest = self._text.finish()
         count = self._text.num_tokens
         prompt = completion.usage
@@ -148,6 +152,17 @@ class _LocalChoice:
             completion=_first(completion, count, reason),
         )
         return [*rest, finished]
+
+
+def spelled(
+    tokenizer: Tokenizer, tokens: Iterable[int], logprobs: Iterable[float | None]
+) -> Iterator[TokenInfo]:
+    """Tokens of a given text, each with its place in it."""
+    decoder, place = codecs.getincrementaldecoder("utf-8")(errors="replace"), 0
+    for token, logprob in zip(tokens, logprobs, strict=True):
+        data = tokenizer.token_bytes(token)
+        yield TokenInfo(token=token, data=data, logprob=logprob, place=place)
+        place += len(decoder.decode(data))
 
 
 def _first(completion: Completion, count: int, reason: FinishReason) -> Completion:

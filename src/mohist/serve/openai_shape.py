@@ -136,23 +136,29 @@ class ChatChunks:
 
     def first(self, choice: int) -> dict[str, Any]:
         """The chunk that opens a choice."""
-        text: dict[str, Any] = {"content": None, **_reasoning("")} if self._thinks else {"content": ""}
+        text = self._text(None, "") if self._thinks else self._text("")
         return self._chunk(choice, {"role": "assistant", **text})
 
     def of(self, event: Event) -> Iterable[dict[str, Any]]:
         """The chunks of one event."""
         match event:
             case Piece(kind="content"):
-                yield self._chunk(event.choice, {"content": event.text}, event)
+                yield self._chunk(event.choice, self._text(event.text), event)
             case Piece():
-                yield self._chunk(event.choice, {"content": None, **_reasoning(event.text)}, event)
+                yield self._chunk(event.choice, self._text(None, event.text), event)
             case ToolCallPiece():
                 yield from self._call(event)
             case Finished():
                 self._num_left -= 1
                 self._usage += event.usage
                 usage = None if self._num_left else self._usage
-                yield self._chunk(event.choice, {"content": ""}, reason=event.reason, usage=usage)
+                yield self._chunk(event.choice, self._text(""), reason=event.reason, usage=usage)
+
+    def _text(self, content: str | None, reasoning: str | None = None) -> dict[str, Any]:
+        """A delta of text. Where there is thinking, both kinds are named, and one of them is null."""
+        both = self._thinks or reasoning is not None
+        named = {"reasoning_content": reasoning, "reasoning": reasoning} if both else {}
+        return {"content": content, **named}
 
     def _call(self, event: ToolCallPiece) -> Iterable[dict[str, Any]]:
         entry = call_entry(event.choice, event.index, event.call)

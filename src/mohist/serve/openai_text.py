@@ -26,27 +26,19 @@ def _choice(index: int, choice: Choice, with_logprobs: bool) -> dict[str, Any]:
     return {
         "index": index,
         "text": choice.content,
-        "logprobs": _logprobs(choice.content_tokens, 0) if with_logprobs else None,
+        "logprobs": _logprobs(choice.content_tokens) if with_logprobs else None,
         "finish_reason": choice.finished.reason,
     }
 
 
-def _logprobs(tokens: Iterable[TokenInfo], start: int) -> dict[str, Any]:
-    """The four lists about `tokens`, whose text begins at character `start`."""
-    listed: dict[str, list[Any]] = {
-        "tokens": [],
-        "token_logprobs": [],
-        "top_logprobs": [],
-        "text_offset": [],
+def _logprobs(tokens: Sequence[TokenInfo]) -> dict[str, Any]:
+    """The four lists about `tokens`."""
+    return {
+        "tokens": [info.data.decode("utf-8", "replace") for info in tokens],
+        "token_logprobs": [_number(info.logprob) for info in tokens],
+        "top_logprobs": [_top(info) for info in tokens],
+        "text_offset": [info.place for info in tokens],
     }
-    before = b""
-    for info in tokens:
-        listed["tokens"].append(info.data.decode("utf-8", "replace"))
-        listed["token_logprobs"].append(_number(info.logprob))
-        listed["top_logprobs"].append(_top(info))
-        listed["text_offset"].append(start + len(before.decode("utf-8", "ignore")))
-        before += info.data
-    return listed
 
 
 def _top(info: TokenInfo) -> dict[str, float] | None:
@@ -73,8 +65,6 @@ class TextChunks:
         self._with_logprobs = with_logprobs
         self._include_usage = include_usage
         self._num_left = num_choices
-        self._lengths = [0] * num_choices
-        """Characters of each choice so far."""
         self._usage = Usage()
 
     def of(self, event: Event, offset: int) -> Iterable[dict[str, Any]]:
@@ -82,8 +72,7 @@ class TextChunks:
         match event:
             case Piece():
                 index = offset + event.choice
-                logprobs = _logprobs(event.tokens, self._lengths[index]) if self._with_logprobs else None
-                self._lengths[index] += len(event.text)
+                logprobs = _logprobs(event.tokens) if self._with_logprobs else None
                 yield self._chunk(index, event.text, logprobs)
             case Finished():
                 self._num_left -= 1

@@ -12,7 +12,7 @@ from mohist.chat.tokenizer import Tokenizer
 from mohist.engine.sequence import Draw
 from mohist.serve.answer import Piece, TokenInfo, ToolCallPiece
 
-__all__ = ["ChoiceText", "RawText", "TextParser", "token_info"]
+__all__ = ["ChoiceText", "RawText", "TextParser"]
 
 
 class TextParser(Protocol):
@@ -100,7 +100,11 @@ class RawText:
 class ChoiceText:
     """The text of one choice as it grows."""
 
-    def __init__(self, choice: int, parser: TextParser, tokenizer: Tokenizer, *, with_tokens: bool) -> None:
+    def __init__(
+        self, choice: int, parser: TextParser, tokenizer: Tokenizer, *, with_tokens: bool, start: int = 0
+    ) -> None:
+        """`start`: characters that the choice has before its first token."""
+        self._start = start
         self._choice = choice
         self._parser = parser
         self._tokenizer = tokenizer
@@ -153,16 +157,16 @@ class ChoiceText:
     def _tokens_until(self, start: int, end: int) -> Iterable[TokenInfo]:
         """The pending tokens that wrote text in start..end; what wrote only text before it is dropped."""
         while self._pending and self._pending[0][0] < end:
-            _, token_end, draw = self._pending.popleft()
+            token_start, token_end, draw = self._pending.popleft()
             if token_end > start:
-                yield token_info(draw, self._tokenizer)
+                yield self._info(draw, self._start + token_start)
 
-
-def token_info(draw: Draw, tokenizer: Tokenizer) -> TokenInfo:
-    """A drawn token as clients see it."""
-    return TokenInfo(
-        token=draw.token,
-        data=tokenizer.token_bytes(draw.token),
-        logprob=draw.logprob,
-        top=tuple((tokenizer.token_bytes(token), logprob) for token, logprob in draw.top),
-    )
+    def _info(self, draw: Draw, place: int) -> TokenInfo:
+        spelled = self._tokenizer.token_bytes
+        return TokenInfo(
+            token=draw.token,
+            data=spelled(draw.token),
+            logprob=draw.logprob,
+            place=place,
+            top=tuple((spelled(token), logprob) for token, logprob in draw.top),
+        )
