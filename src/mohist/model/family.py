@@ -17,7 +17,15 @@ from mohist.model.origins import Origin
 from mohist.weights.checkpoint import Checkpoint
 from mohist.weights.quants import dequantize
 
-__all__ = ["Family", "all_families", "family_named", "read_config", "read_origins"]
+__all__ = [
+    "Family",
+    "GgufFamily",
+    "all_families",
+    "family_named",
+    "gguf_family_named",
+    "read_config",
+    "read_origins",
+]
 
 
 class Family(Protocol):
@@ -49,6 +57,14 @@ class Family(Protocol):
         ...
 
 
+class GgufFamily(Family, Protocol):
+    """A family that can be written as GGUF, too."""
+
+    def config_to_gguf(self, config: DecoderConfig) -> tuple[str, dict[str, Any]]:
+        """The architecture, and its metadata without the prefix, which `config_from_gguf` reads."""
+        ...
+
+
 def all_families() -> dict[str, Family]:
     """Every family by the name of its file."""
     names = sorted(module.name for module in pkgutil.iter_modules(families.__path__))
@@ -58,6 +74,18 @@ def all_families() -> dict[str, Family]:
 def family_named(name: str) -> Family:
     """The family in `families/NAME.py`."""
     return all_families()[name]
+
+
+def gguf_family_named(name: str) -> GgufFamily:
+    """The family in `families/NAME.py`. Raises ModelError, when it cannot be written as GGUF."""
+    family = family_named(name)
+    if not hasattr(family, "config_to_gguf"):
+        able = [known for known, f in all_families().items() if hasattr(f, "config_to_gguf")]
+        raise ModelError(
+            f"the {name} family cannot be written as GGUF: keep its Hugging Face folder. Families that can: "
+            + ", ".join(able)
+        )
+    return cast(GgufFamily, family)
 
 
 def read_config(checkpoint: Checkpoint) -> DecoderConfig:

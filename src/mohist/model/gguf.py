@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from decimal import Decimal
 from typing import Any
+
+import numpy as np
 
 from mohist.model.config import LinearScaling, RopeConfig, TableScaling, YarnScaling
 from mohist.model.fields import Fields
 from mohist.model.origins import Origin, Plain
 
-__all__ = ["ATTENTION_NAMES", "COMMON_NAMES", "GgufFile", "common_from_gguf", "rope_from_gguf"]
+__all__ = ["ATTENTION_NAMES", "COMMON_NAMES", "GgufFile", "as_said", "common_from_gguf", "rope_from_gguf"]
 
 COMMON_NAMES: dict[str, Origin] = {
     "embed": Plain("token_embd.weight"),
@@ -56,6 +59,20 @@ class GgufFile:
         self.tensors = tensors
         self.rope_divisors = rope_divisors
 
+    @classmethod
+    def empty(cls, family: str) -> GgufFile:
+        """A file that is still to be written: it holds nothing that a family could find in it."""
+        nothing = Fields({}, family=family, where="a new GGUF file")
+        return cls(nothing, nothing, (), None)
+
+
+def as_said(value: float, *, times: int = 1) -> float:
+    """The shortest decimal number that float32 rounds to `value`, times a count.
+
+    GGUF keeps numbers in float32: where the config that was converted said 1e-6, this says so again.
+    """
+    return float(Decimal(str(np.float32(value))) * times)
+
 
 def common_from_gguf(file: GgufFile) -> dict[str, Any]:
     """The arguments of `DecoderConfig` that all architectures take from the same keys."""
@@ -66,7 +83,7 @@ def common_from_gguf(file: GgufFile) -> dict[str, Any]:
         "family": fields.family,
         "vocab_size": len(file.tokenizer.sequence("tokens")),
         "hidden_size": fields.integer("embedding_length"),
-        "norm_eps": fields.number("attention.layer_norm_rms_epsilon"),
+        "norm_eps": as_said(fields.number("attention.layer_norm_rms_epsilon")),
         "tie_embeddings": "output.weight" not in file.tensors,
         "max_positions": fields.integer("context_length"),
         "bos_token": bos_tokens[0] if bos_tokens else None,
@@ -78,21 +95,21 @@ def rope_from_gguf(file: GgufFile, *, head_dim: int, interleaved: bool = False) 
     """Rope from the `rope.*` keys and the table of divisors."""
     fields = file.fields
     dim = fields.integer("rope.dimension_count", head_dim)
-    theta = fields.number("rope.freq_base", 10_000.0)
+    theta = as_said(fields.number("rope.freq_base", 10_000.0))
     kind = fields.text("rope.scaling.type", "none")
-    factor = fields.number("rope.scaling.factor", 1.0)
+    factor = as_said(fields.number("rope.scaling.factor", 1.0))
     fields.skip("rope.scaling.finetuned")
     fields.expect("rope.scaling.attn_factor", 1.0)
     original = fields.integer("rope.scaling.original_context_length", None)
     scaling: LinearScaling | TableScaling | YarnScaling | None = None
     if kind == "yarn":
         # llama.cpp keeps 0.1 * mscale_all_dim, and gives cos and sin the ratio of two equal mscales: 1.
-        multiplier = fields.number("rope.scaling.yarn_log_multiplier", 0.0) * 10
+        multiplier = as_said(fields.number("rope.scaling.yarn_log_multiplier", 0.0), times=10)
         scaling = YarnScaling(
             factor=factor,
             original_positions=original or fields.integer("context_length"),
-            beta_fast=fields.number("rope.scaling.yarn_beta_fast", 32.0),
-            beta_slow=fields.number("rope.scaling.yarn_beta_slow", 1.0),
+            beta_fast=as_said(fields.number("rope.scaling.yarn_beta_fast", 32.0)),
+            beta_slow=as_said(fields.number("rope.scaling.yarn_beta_slow", 1.0)),
             mscale=multiplier or None,
             mscale_all_dim=multiplier or None,
         )

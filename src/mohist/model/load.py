@@ -21,7 +21,7 @@ from mohist.weights.checkpoint import Checkpoint
 from mohist.weights.formats import Format, RawTensor
 from mohist.weights.quants import dequantize, quantize
 
-__all__ = ["init_decoder", "load_decoder"]
+__all__ = ["check_tensors", "init_decoder", "load_decoder", "with_stored_mtp"]
 
 _KEPT: dict[Format, WeightFormat] = {
     Format.F32: "f32",
@@ -56,11 +56,11 @@ def load_decoder(
         raise ModelError(
             f"quantize = {quantize!r} with trainable = True: only float32 weights can be trained"
         )
-    config = _with_stored_mtp(read_config(checkpoint), checkpoint)
+    config = with_stored_mtp(read_config(checkpoint), checkpoint)
     decoder = Decoder(config, ops)
     origins = read_origins(checkpoint, config)
     located = {name: locate(origins, name, len(config.layers)) for name in decoder.tensors()}
-    _check_tensors(checkpoint, decoder, located)
+    check_tensors(checkpoint, decoder, located)
     for name, module in decoder.tensors().items():
         parts = located[name].read(checkpoint, module.shape)
         if isinstance(module, Vector):
@@ -109,7 +109,7 @@ def _packed(name: str, raw: RawTensor, wanted: WeightFormat | None) -> Weight:
     return Weight.from_rows(target, raw.data)
 
 
-def _with_stored_mtp(config: DecoderConfig, checkpoint: Checkpoint) -> DecoderConfig:
+def with_stored_mtp(config: DecoderConfig, checkpoint: Checkpoint) -> DecoderConfig:
     """Configs name MTP modules even where the weights come without them, as transformers saves models."""
     first = f"model.layers.{len(config.layers)}."
     if config.mtp_layers and not any(name.startswith(first) for name in checkpoint.tensors):
@@ -117,7 +117,7 @@ def _with_stored_mtp(config: DecoderConfig, checkpoint: Checkpoint) -> DecoderCo
     return config
 
 
-def _check_tensors(checkpoint: Checkpoint, decoder: Decoder, located: Mapping[str, Origin]) -> None:
+def check_tensors(checkpoint: Checkpoint, decoder: Decoder, located: Mapping[str, Origin]) -> None:
     """Compare names and shapes, before anything large is read."""
     needed = {}
     for name, module in decoder.tensors().items():

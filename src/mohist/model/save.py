@@ -16,7 +16,7 @@ from mohist.model.origins import locate
 from mohist.model.tensors import Matrix, Vector
 from mohist.weights.checkpoint import save_safetensors
 
-__all__ = ["save_decoder"]
+__all__ = ["joined", "save_decoder"]
 
 
 def save_decoder(decoder: Decoder, folder: Path, *, format: Literal["f32", "bf16"] | None = None) -> None:
@@ -60,7 +60,9 @@ def _stored(decoder: Decoder, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]
             yield from locate(origins, name, num_layers).write(values.to(kept).cpu())
 
     for name, group in groupby(pieces(), key=lambda piece: piece[0]):
-        tensors = [tensor for _, tensor in group]
-        # Two pieces of one tensor are the key and value rows of every head (see `origins.KeyPart`).
-        joined = tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=1).flatten(0, 1)
-        yield name, joined.contiguous()
+        yield name, joined([tensor for _, tensor in group]).contiguous()
+
+
+def joined(pieces: list[Tensor]) -> Tensor:
+    """One stored tensor; two pieces are the key and value rows of every head (see `origins.KeyPart`)."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1).flatten(0, 1)

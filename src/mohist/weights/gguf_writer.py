@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from mohist.errors import WeightsError
 from mohist.weights.files import write_whole
-from mohist.weights.formats import RawTensor
+from mohist.weights.formats import RawTensor, TensorInfo
 from mohist.weights.gguf import ARRAY, DEFAULT_ALIGNMENT, GGML_FORMATS, MAGIC, MAX_DIMS, NUMBERS, STRING
 
-__all__ = ["write_gguf"]
+__all__ = ["write_gguf", "write_gguf_stream"]
 
 _NUMBER_CODES = {dtype: code for code, dtype in NUMBERS.items()}
 _FORMAT_CODES = {format: code for code, format in GGML_FORMATS.items()}
@@ -28,25 +28,32 @@ def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Sequence[RawTen
     scalars (their own type), lists of `str`, and numpy arrays or lists of numbers. The alignment is that of
     `metadata["general.alignment"]`, 32 without it.
     """
+    write_gguf_stream(path, metadata, [tensor.info for tensor in tensors], tensors)
+
+
+def write_gguf_stream(
+    path: Path, metadata: Mapping[str, Any], infos: Sequence[TensorInfo], tensors: Iterable[RawTensor]
+) -> None:
+    """The same for tensors that come one at a time, as `infos` announces them, in that order."""
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    head = [MAGIC, struct.pack("<IQQ", 3, len(tensors), len(metadata))]
+    head = [MAGIC, struct.pack("<IQQ", 3, len(infos), len(metadata))]
     for key, value in metadata.items():
         code, data = _encode(key, value)
         head += [_string(key), struct.pack("<I", code), data]
     offset = 0
-    for tensor in tensors:
-        head.append(_describe(tensor, offset))
-        offset += _padded(tensor.info.num_bytes, alignment)
+    for info in infos:
+        head.append(_describe(info, offset))
+        offset += _padded(info.num_bytes, alignment)
     header = b"".join(head)
     with write_whole(path) as file:
         file.write(header.ljust(_padded(len(header), alignment), b"\0"))
-        for tensor in tensors:
+        for info, tensor in zip(infos, tensors, strict=True):
+            assert tensor.info == info, (tensor.info, info)
             file.write(tensor.stored_bytes())
             file.write(bytes(_padded(tensor.info.num_bytes, alignment) - tensor.info.num_bytes))
 
 
-def _describe(tensor: RawTensor, offset: int) -> bytes:
-    info = tensor.info
+def _describe(info: TensorInfo, offset: int) -> bytes:
     dims = info.shape[::-1] or (1,)
     if info.format not in _FORMAT_CODES or len(dims) > MAX_DIMS or 0 in dims:
         raise WeightsError(

@@ -9,6 +9,7 @@ from mohist.errors import ModelError
 from mohist.model import gguf, hf
 from mohist.model.config import DecoderConfig, DenseConfig, LayerConfig, MlaConfig, MoeConfig
 from mohist.model.fields import Fields
+from mohist.model.gguf_metadata import common_to_gguf
 from mohist.model.origins import KeyPart, Origin, Plain, Separate, ValuePart
 
 MODEL_TYPES = ("deepseek_v2",)
@@ -168,7 +169,7 @@ def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
         top_groups=top_groups,
         group_score="top2" if sigmoid else "max",
         renormalize=fields.flag("expert_weights_norm", False),
-        scale=fields.number("expert_weights_scale", 1.0),
+        scale=gguf.as_said(fields.number("expert_weights_scale", 1.0)),
     )
     # Blocks of MTP modules come last, and stay on disk.
     num_layers = fields.integer("block_count") - fields.integer("nextn_predict_layers", 0)
@@ -182,6 +183,40 @@ def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
     rope = gguf.rope_from_gguf(file, head_dim=mixer.rope_dim, interleaved=True)
     common["family"] = "deepseek_v3" if sigmoid else "deepseek_v2"
     return DecoderConfig(layers=layers, rope=rope, **common)
+
+
+def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
+    """See `mohist.model.family.GgufFamily`. The plain head widths are those that llama.cpp caches."""
+    if not config.rope.interleaved:
+        raise ModelError(
+            "rope_interleave = False: llama.cpp turns neighbouring values in the deepseek2 architecture, so "
+            "no GGUF file can hold this model"
+        )
+    mixer = hf.shared(config.layers, "mixer")
+    dense = [layer.mlp for layer in config.layers if isinstance(layer.mlp, DenseConfig)]
+    moe: MoeConfig = hf.shared(config.layers[len(dense) :], "mlp")
+    keys = {
+        **common_to_gguf(config),
+        "feed_forward_length": dense[0].width if dense else moe.width,
+        "leading_dense_block_count": len(dense),
+        "attention.head_count": mixer.num_heads,
+        "attention.head_count_kv": 1,
+        "attention.kv_lora_rank": mixer.kv_rank,
+        "attention.key_length": mixer.kv_rank + mixer.rope_dim,
+        "attention.value_length": mixer.kv_rank,
+        "attention.key_length_mla": mixer.nope_dim + mixer.rope_dim,
+        "attention.value_length_mla": mixer.value_dim,
+        "expert_feed_forward_length": moe.width,
+        "expert_count": moe.num_experts,
+        "expert_used_count": moe.top_k,
+        "expert_shared_count": moe.shared_width // moe.width,
+        "expert_group_count": moe.num_groups,
+        "expert_group_used_count": moe.top_groups,
+        "expert_gating_func": _SIGMOID if moe.scoring == "sigmoid" else 1,
+        "expert_weights_norm": moe.renormalize,
+        "expert_weights_scale": float(moe.scale),
+    }
+    return "deepseek2", keys if mixer.q_rank is None else keys | {"attention.q_lora_rank": mixer.q_rank}
 
 
 def gguf_origins(config: DecoderConfig, file: gguf.GgufFile) -> Mapping[str, Origin]:

@@ -8,6 +8,7 @@ from typing import Any
 from mohist.model import gguf, hf
 from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig
 from mohist.model.fields import Fields
+from mohist.model.gguf_metadata import attention_to_gguf
 from mohist.model.origins import Origin, Unpermuted
 
 MODEL_TYPES = ("llama",)
@@ -70,6 +71,11 @@ def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
     layer = LayerConfig(mixer=mixer, mlp=DenseConfig(width=fields.integer("feed_forward_length")))
     rope = gguf.rope_from_gguf(file, head_dim=head_dim)
     return DecoderConfig(layers=(layer,) * fields.integer("block_count"), rope=rope, **common)
+
+
+def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
+    """See `mohist.model.family.GgufFamily`."""
+    return "llama", attention_to_gguf(config)
 
 
 def gguf_origins(config: DecoderConfig, file: gguf.GgufFile) -> Mapping[str, Origin]:

@@ -9,6 +9,7 @@ from typing import Any
 from mohist.model import gguf, hf
 from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig
 from mohist.model.fields import Fields
+from mohist.model.gguf_metadata import attention_to_gguf
 from mohist.model.origins import Origin
 
 MODEL_TYPES = ("qwen2",)
@@ -86,6 +87,11 @@ def decoder_from_gguf(file: gguf.GgufFile, *, qkv_bias: bool = False, qk_norm: b
     layer = LayerConfig(mixer=mixer, mlp=DenseConfig(width=fields.integer("feed_forward_length")))
     rope = gguf.rope_from_gguf(file, head_dim=head_dim)
     return DecoderConfig(layers=(layer,) * fields.integer("block_count"), rope=rope, **common)
+
+
+def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
+    """See `mohist.model.family.GgufFamily`."""
+    return "qwen2", attention_to_gguf(config)
 
 
 def gguf_origins(config: DecoderConfig, file: gguf.GgufFile) -> Mapping[str, Origin]:

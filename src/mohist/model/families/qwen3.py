@@ -9,6 +9,7 @@ from mohist.model import gguf, hf
 from mohist.model.config import DecoderConfig, GqaConfig
 from mohist.model.families import qwen2
 from mohist.model.fields import Fields
+from mohist.model.gguf_metadata import attention_to_gguf
 from mohist.model.origins import Origin
 
 MODEL_TYPES = ("qwen3",)
@@ -44,6 +45,11 @@ def hf_origins(config: DecoderConfig) -> Mapping[str, Origin]:
 def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
     """See `mohist.model.family.Family`."""
     return qwen2.decoder_from_gguf(file, qk_norm=True)
+
+
+def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
+    """See `mohist.model.family.GgufFamily`."""
+    return "qwen3", attention_to_gguf(config)
 
 
 def gguf_origins(config: DecoderConfig, file: gguf.GgufFile) -> Mapping[str, Origin]:

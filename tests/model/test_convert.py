@@ -1,0 +1,180 @@
+"""Models from one kind of file to the other and back: the same bytes where nothing is rounded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mohist.errors import ModelError, WeightsError
+from mohist.kernels.twin import TorchOps
+from mohist.model.attend import PackedAttend
+from mohist.model.convert import Conversion, requantized
+from mohist.model.load import load_decoder
+from mohist.model.loss import measure_loss
+from mohist.model.save import save_decoder
+from mohist.weights.checkpoint import Checkpoint, open_checkpoint, save_safetensors
+from mohist.weights.formats import Format
+from mohist.weights.gguf_writer import write_gguf_stream
+from mohist.weights.quants import dequantize, quantize
+from tests.model import tiny
+
+pytestmark = pytest.mark.parity
+
+VARIANTS = ["llama", "llama-linear-bias", "qwen2", "qwen3", "deepseek_v2", "deepseek_v2-lite", "deepseek_v3"]
+
+
+def folder(variant: str, path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> Checkpoint:
+    """A model as Mohist itself saves it, whose two mscales are equal, as they are in every release."""
+    monkeypatch.setitem(tiny.YARN_ROPE, "mscale", tiny.YARN_ROPE["mscale_all_dim"])
+    tiny.write(variant, path / "theirs", dtype)
+    save_decoder(load_decoder(open_checkpoint(path / "theirs"), TorchOps()), path / "hf")
+    return open_checkpoint(path / "hf")
+
+
+def to_gguf(checkpoint: Checkpoint, path: Path, format: Format | None = None) -> Checkpoint:
+    conversion = Conversion(checkpoint, kind="gguf", format=format)
+    config = conversion.config
+    tokens: dict[str, Any] = {"tokenizer.ggml.tokens": [f"t{i}" for i in range(config.vocab_size)]}
+    if config.bos_token is not None:
+        tokens["tokenizer.ggml.bos_token_id"] = config.bos_token
+    if config.eos_tokens:
+        tokens["tokenizer.ggml.eos_token_id"] = config.eos_tokens[0]
+    metadata = conversion.gguf_metadata() | tokens
+    write_gguf_stream(path, metadata, conversion.infos, conversion.tensors())
+    return open_checkpoint(path)
+
+
+def to_folder(checkpoint: Checkpoint, path: Path, format: Format | None = None) -> Checkpoint:
+    conversion = Conversion(checkpoint, kind="safetensors", format=format)
+    pairs = [(raw.info.name, raw.data) for raw in conversion.tensors()]
+    assert [name for name, _ in pairs] == [info.name for info in conversion.infos]
+    save_safetensors(path, pairs, config=conversion.hf_config())
+    return open_checkpoint(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_there_and_back_is_the_same_bytes(
+    variant: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder(variant, tmp_path, monkeypatch, dtype)
+    gguf = to_gguf(source, tmp_path / "model.gguf")
+    to_folder(gguf, tmp_path / "back")
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes(), name
+    again = to_gguf(open_checkpoint(tmp_path / "back"), tmp_path / "again.gguf")
+    assert again.path.read_bytes() == gguf.path.read_bytes()
+
+
+def test_a_table_of_frequencies_holds_llama3s_rope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = folder("llama-tied-llama3", tmp_path, monkeypatch, torch.float32)
+    gguf = to_gguf(source, tmp_path / "model.gguf")
+    ours, theirs = (load_decoder(checkpoint, TorchOps()) for checkpoint in (gguf, source))
+    loss = measure_loss(theirs, ours, tiny.tokens(80).tolist())
+    assert loss.agreement == 1
+    assert loss.perplexity == pytest.approx(loss.reference_perplexity, rel=1e-5)
+    with pytest.raises(ModelError, match="a table of divisors"):
+        Conversion(gguf, kind="safetensors", format=None).hf_config()
+
+
+@pytest.mark.parametrize("format", [Format.Q8_0, Format.Q4_0, Format.Q4_1, Format.F16])
+def test_matrices_are_quantised_and_nothing_else(
+    format: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder("deepseek_v3", tmp_path, monkeypatch, torch.float32)
+    gguf = to_gguf(source, tmp_path / "model.gguf", format)
+    found = {name: info.format for name, info in gguf.tensors.items()}
+    edge = Format.Q8_0 if format in (Format.Q4_0, Format.Q4_1) else format
+    assert found["token_embd.weight"] == found["output.weight"] == edge
+    assert found["blk.1.ffn_gate_inp.weight"] == found["blk.1.exp_probs_b.bias"] == Format.F32
+    assert found["blk.0.attn_norm.weight"] == Format.F32
+    assert found["blk.0.attn_q_b.weight"] == found["blk.1.ffn_up_exps.weight"] == format
+    plain = to_gguf(source, tmp_path / "plain.gguf")
+    values = dequantize(plain.read("blk.1.ffn_up_exps.weight"))
+    stored = gguf.read("blk.1.ffn_up_exps.weight")
+    if format.is_block:
+        assert torch.equal(stored.data, quantize(values.reshape(-1, values.shape[-1]), format).data)
+    else:
+        assert torch.equal(stored.data, values.half())
+    infos, tensors = requantized(plain, format)
+    assert {info.name: info.format for info in infos} == found
+    assert all(torch.equal(raw.data, gguf.read(raw.info.name).data) for raw in tensors)
+
+
+def test_rows_that_are_no_whole_blocks_keep_their_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(tiny._DENSE, "intermediate_size", 80)
+    source = folder("llama", tmp_path, monkeypatch, torch.bfloat16)
+    found = to_gguf(source, tmp_path / "model.gguf", Format.Q8_0).tensors
+    assert found["blk.0.ffn_down.weight"].format == Format.BF16
+    assert found["blk.0.ffn_up.weight"].format == Format.Q8_0
+
+
+def test_a_folder_gets_the_dtype_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = folder("qwen3", tmp_path, monkeypatch, torch.float32)
+    half = to_folder(source, tmp_path / "half", Format.F16)
+    assert half.config["dtype"] == "float16"
+    assert {info.format for info in half.tensors.values()} == {Format.F16}
+    assert to_folder(half, tmp_path / "kept").config["dtype"] == "float16"
+    with pytest.raises(WeightsError, match="format = q8_0: safetensors folders hold f32, f16, bf16"):
+        Conversion(source, kind="safetensors", format=Format.Q8_0)
+
+
+def test_what_gguf_cannot_say_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = folder("qwen2-sliding", tmp_path, monkeypatch, torch.float32)
+    with pytest.raises(ModelError, match=r"layers differ in mixer"):
+        to_gguf(source, tmp_path / "model.gguf")
+    tiny.write("deepseek_v3-halves", tmp_path / "halves")
+    with pytest.raises(ModelError, match="rope_interleave = False"):
+        to_gguf(open_checkpoint(tmp_path / "halves"), tmp_path / "model.gguf")
+    assert not (tmp_path / "model.gguf").exists()
+
+
+def test_loss_of_a_model_against_itself_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = folder("llama", tmp_path, monkeypatch, torch.float32)
+    decoder = load_decoder(source, TorchOps())
+    loss = measure_loss(decoder, decoder, tiny.tokens(300).tolist())
+    assert loss.num_tokens == 255  # the model's context
+    assert loss.perplexity == loss.reference_perplexity
+    assert "same likeliest token at 100.00% of 255 places" in loss.line()
+    coarse = load_decoder(source, TorchOps(), quantize="q4_0")
+    assert measure_loss(decoder, coarse, tiny.tokens(200).tolist()).agreement < 1
+
+
+def test_llama_cpp_reads_what_we_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same likeliest tokens all along a text, but where two are within its rounding."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    source = folder("llama", tmp_path, monkeypatch, torch.float32)
+    config = Conversion(source, kind="gguf", format=None)
+    vocabulary = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(93))]
+    metadata = config.gguf_metadata() | {
+        "general.file_type": 0,
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": vocabulary,
+        "tokenizer.ggml.scores": [0.0] * len(vocabulary),
+        "tokenizer.ggml.token_type": np.array([2, 3, 3, *[6] * 93], dtype=np.int32),
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+    }
+    path = tmp_path / "model.gguf"
+    write_gguf_stream(path, metadata, config.infos, config.tensors())
+    model = llama_cpp.Llama(str(path), n_ctx=128, n_threads=1, logits_all=True, verbose=False)
+    tokens = tiny.tokens(64).tolist()
+    model.eval(tokens)
+    theirs = torch.tensor(model._scores)
+    model.close()
+    decoder = load_decoder(open_checkpoint(path), TorchOps())
+    attend = PackedAttend([64], decoder.ops)
+    ours = decoder.logits(decoder(tiny.tokens(64), attend.positions_T, attend)).detach()
+    assert tiny.relative(ours, theirs) < 1e-2  # llama.cpp keeps keys and values in float16
+    top = theirs.topk(2, dim=1).values
+    clear = (top[:, 0] - top[:, 1]) > 0.02
+    assert torch.equal(ours.argmax(1)[clear], theirs.argmax(1)[clear])
+    assert clear.float().mean() > 0.8
