@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +90,8 @@ class LLM:
         self.chat = chat
         self.engine = engine
         self.defaults = defaults
+        self.adapter: str | None = None
+        """What answers are made with where the caller names no adapter; None: the base model."""
 
     @classmethod
     def load(
@@ -100,6 +102,7 @@ class LLM:
         cache_tokens: int | None = None,
         quantize: WeightFormat | None = None,
         speculate: str = "off",
+        adapters: Mapping[str, Path] | None = None,
         offline: bool = False,
         progress: Callable[[str, int, int | None], None] | None = None,
     ) -> LLM:
@@ -107,7 +110,8 @@ class LLM:
 
         `threads` defaults to the physical cores, `cache_tokens` (what all running requests share) to the
         model's context, `quantize` ("q8_0", "q4_0", "q4_1") to the formats in the file. With `speculate`
-        ("lookup") tokens are guessed ahead, which changes no answer. Raises MohistError.
+        ("lookup") tokens are guessed ahead, which changes no answer. `adapters` are folders with LoRA
+        adapters in PEFT's files, by the names that requests use. Raises MohistError.
         """
         drafter = make_drafter(speculate)
         path = resolve(source, offline=offline, progress=progress)
@@ -119,6 +123,8 @@ class LLM:
         if tokens < BLOCK_SIZE:
             raise ConfigError(f"cache_tokens = {tokens}: it must be at least {BLOCK_SIZE}")
         runner = DecoderRunner(decoder, ops, num_blocks=-(-tokens // BLOCK_SIZE), block_size=BLOCK_SIZE)
+        for name, folder in (adapters or {}).items():
+            runner.add_adapter(name, folder)
         speculation = None
         if drafter is not None:
             speculation = Speculator(drafter)
@@ -146,9 +152,13 @@ class LLM:
         *,
         sample: int = 0,
         raw: bool = False,
+        adapter: str | None = None,
     ) -> Reply:
         """Begin one answer. `sample` numbers the answers to a prompt; `raw` text has no thinking."""
-        return Reply(self, prompt, self._complete(params), sample=sample, raw=raw)
+        params = self._complete(params)
+        adapter = adapter or self.adapter
+        request = Request(prompt=tuple(prompt), params=params, sample=sample, adapter=adapter)
+        return Reply(self, request, raw=raw)
 
     def generate(
         self,
@@ -157,10 +167,14 @@ class LLM:
         *,
         num_samples: int = 1,
         raw: bool = False,
+        adapter: str | None = None,
     ) -> tuple[list[Answer], Cost]:
         """Answer all prompts together, the samples of the first, then of the second, and so on; the cost."""
         start = perf_counter()
-        completions = self.engine.generate(prompts, self._complete(params), num_samples=num_samples)
+        params = self._complete(params)
+        adapter = adapter or self.adapter
+        requests = [Request(prompt=tuple(prompt), params=params, adapter=adapter) for prompt in prompts]
+        completions = self.engine.generate(requests, num_samples=num_samples)
         seconds = perf_counter() - start
         total = Cost(seconds=seconds, peak_bytes=peak_memory_bytes())
         for completion in completions:
@@ -216,12 +230,9 @@ class Reply:
     first_token_s: float
     """From the start of the iteration to the first token."""
 
-    def __init__(
-        self, llm: LLM, prompt: Sequence[int], params: SamplingParams, *, sample: int, raw: bool
-    ) -> None:
-        self._llm = llm
-        self._request = Request(prompt=tuple(prompt), params=params, sample=sample)
-        self._parser = llm.parser(prompt, raw=raw)
+    def __init__(self, llm: LLM, request: Request, *, raw: bool) -> None:
+        self._llm, self._request = llm, request
+        self._parser = llm.parser(request.prompt, raw=raw)
         self._stopping = False
 
     def stop(self) -> None:

@@ -150,6 +150,8 @@ class Request:
     """Index among the samples of one prompt; enters the noise, so samples differ under one seed."""
     guide: GuideFactory | None = None
     """Restricts what is drawn; None: nothing is."""
+    adapter: str | None = None
+    """Name of a LoRA adapter that the engine has; None: the base model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import lru_cache, reduce
 from hashlib import blake2b
 from itertools import accumulate
+from pathlib import Path
 from typing import NamedTuple
 
 from mohist.engine.sequence import Chunk, Draw, Outcome, Sequence
@@ -113,6 +114,7 @@ class FakeRunner:
         self.num_blocks = num_blocks
         self.max_positions = max_positions
         self.vocab_size = vocab_size
+        self.adapter_keys: dict[str, bytes] = {}
         self.weights = 0
         self.weights_told = 0
         self.slots: list[Slot | None] = [None] * (num_blocks * block_size)
@@ -129,6 +131,12 @@ class FakeRunner:
         for chunk in chunks:  # a layer may store the rows of all chunks first: nothing read was overwritten
             self._read(chunk.sequence, guessed_text(chunk), chunk.start + chunk.num_rows)
         return outcomes
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        self.adapter_keys[name] = bytes(folder)
+
+    def remove_adapter(self, name: str) -> None:
+        del self.adapter_keys[name]
 
     def weights_changed(self) -> None:
         self.weights_told += 1

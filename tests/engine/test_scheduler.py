@@ -250,19 +250,15 @@ def test_admission_leaves_room_for_those_who_run() -> None:
     assert engine.stats().preemptions == 0
 
 
-class InstantRunner:
+class InstantRunner(FakeRunner):
     """Draws the same token at once, so that what a step takes is the engine's own time."""
 
-    block_size = 16
-    num_blocks = 4096
-    max_positions = 4096
-    vocab_size = 32
+    def __init__(self) -> None:
+        super().__init__(block_size=16, num_blocks=4096, max_positions=4096, vocab_size=32)
 
     def run(self, chunks: list[Chunk]) -> list[Outcome]:
         outcome = Outcome((Draw(5, -1.0, -1.0),))
         return [outcome] * len(chunks)
-
-    def weights_changed(self) -> None: ...
 
 
 @pytest.mark.parametrize(("num_sequences", "most_s"), [(1, 60e-6), (32, 300e-6)])

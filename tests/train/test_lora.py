@@ -61,7 +61,7 @@ def test_it_begins_as_the_model_that_it_adapts(storage: Any) -> None:
     assert torch.equal(logits(plain), expected)
 
 
-def test_the_kernels_read_the_sum() -> None:
+def test_merged_matrices_are_the_sum() -> None:
     plain, with_lora = load(Model("qwen2", "f32"), ops(1)), adapted()
     count = 0
     for name, module in with_lora.tensors().items():
@@ -86,7 +86,8 @@ def test_only_differences_learn_and_as_full_gradients_say() -> None:
             twin.train_from(module.dense().clone())
     other = Learner(full, OptimConfig(), total_steps=1)
     batches = one.pack(weigh(made.texts(4), "token"), max_tokens=1000)
-    assert one.forward_backward(batches, cross_entropy) == other.forward_backward(batches, cross_entropy)
+    found, expected = (learner.forward_backward(batches, cross_entropy) for learner in (one, other))
+    assert found == pytest.approx(expected, rel=1e-4)
     scale = CONFIG.alpha / CONFIG.rank
     for name, module in one.decoder.tensors().items():
         if isinstance(module, Matrix) and module.low_rank is not None:
@@ -132,7 +133,7 @@ def test_round_trip_and_merged(tmp_path: Path) -> None:
     assert torch.equal(logits(again), expected)
     save_decoder(decoder, tmp_path / "merged")
     merged = load_decoder(open_checkpoint(tmp_path / "merged"), ops(1))
-    assert torch.equal(logits(merged), expected)
+    torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture

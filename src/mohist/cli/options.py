@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_MODEL",
     "THINKING",
+    "add_adapter",
     "add_loading",
     "add_model",
     "add_prices",
@@ -79,6 +81,16 @@ def add_speculation(parser: argparse.ArgumentParser) -> None:
         default="lookup",
         help="guess tokens ahead, which changes no answer: lookup (from the text so far) or off "
         "(default: %(default)s)",
+    )
+
+
+def add_adapter(parser: argparse.ArgumentParser) -> None:
+    """A LoRA adapter over the model."""
+    parser.add_argument(
+        "--adapter",
+        type=Path,
+        metavar="DIR",
+        help="answer with the LoRA adapter in this folder (PEFT's files)",
     )
 
 
@@ -148,12 +160,16 @@ def load_llm(args: argparse.Namespace) -> LLM:
     with Status(f"loading {args.model}") as status:
         from mohist.llm import LLM
 
-        return LLM.load(
+        adapter: Path | None = getattr(args, "adapter", None)
+        llm = LLM.load(
             args.model,
             threads=args.threads,
             cache_tokens=args.cache_tokens,
             quantize=args.quantize,
             speculate=getattr(args, "speculate", "off"),
+            adapters={} if adapter is None else {adapter.name: adapter},
             offline=args.offline,
             progress=status.progress,
         )
+    llm.adapter = None if adapter is None else adapter.name
+    return llm

@@ -20,12 +20,17 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from hashlib import blake2b
 
-__all__ = ["BlockManager", "block_key", "root_key"]
+__all__ = ["BlockManager", "adapted_salt", "block_key", "root_key"]
 
 
 def root_key(salt: bytes) -> bytes:
     """The key that the chain of a tenant's blocks begins with."""
     return blake2b(salt, digest_size=32, person=b"mohist salt").digest()
+
+
+def adapted_salt(salt: bytes, adapter_key: bytes) -> bytes:
+    """The salt of a tenant whose blocks are computed with an adapter; its key has up to 64 bytes."""
+    return blake2b(salt, digest_size=32, key=adapter_key, person=b"mohist adapter").digest()
 
 
 def block_key(parent: bytes, tokens: Seq[int]) -> bytes:

@@ -12,14 +12,15 @@ bookkeeping, and it never redraws a token: a preempted request goes on from the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count, zip_longest
+from pathlib import Path
 from time import perf_counter
 from typing import Protocol
 
-from mohist.engine.blocks import BlockManager
+from mohist.engine.blocks import BlockManager, adapted_salt
 from mohist.engine.guiding import NOTHING_ALLOWED, allowed_bits, guide_on
 from mohist.engine.scheduler import EngineConfig, Scheduler
 from mohist.engine.sequence import (
@@ -58,6 +59,19 @@ class Runner(Protocol):
     max_positions: int
     """Most tokens that prompt and answer may have together."""
     vocab_size: int
+
+    @property
+    def adapter_keys(self) -> Mapping[str, bytes]:
+        """The adapters that requests may name; equal keys (up to 64 bytes) mean equal adapters."""
+        ...
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        """Read an adapter."""
+        ...
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget one that no unfinished request names."""
+        ...
 
     def run(self, chunks: list[Chunk]) -> list[Outcome]:
         """Compute the rows of a step; one outcome for each chunk.
@@ -143,14 +157,17 @@ class Engine:
 
         A `Request` has its own params, and its sample index is that of the first answer. Cached prefixes are
         shared only under the same `salt`. Raises RequestError, with nothing lined up, for an empty prompt,
-        tokens outside the vocabulary, or an answer that does not fit into context and cache; and whatever a
-        new guide raises.
+        tokens outside the vocabulary, an answer that does not fit into context and cache, or an unknown
+        adapter; and whatever a new guide raises.
         """
         return self._enqueue(self._samples(prompt, params, num_samples, salt))
 
-    def submit_score(self, tokens: Iterable[int], *, start: int = 1, salt: bytes = b"") -> int:
+    def submit_score(
+        self, tokens: Iterable[int], *, start: int = 1, salt: bytes = b"", adapter: str | None = None
+    ) -> int:
         """Line up a text whose tokens from index `start` on are to be scored; returns its id."""
-        return self._enqueue([self._limits.text(self._ids, tokens, start, salt)])[0]
+        sequence = self._limits.text(self._ids, tokens, start, salt)
+        return self._enqueue([self._adapted(sequence, adapter)])[0]
 
     def step(self) -> list[Event]:
         """Compute one batch of rows; returns what happened since the last call, in order.
@@ -220,15 +237,18 @@ class Engine:
         """The events of one answer as they come, the last one a FinishEvent. Closing the iterator aborts."""
         return self._follow(self.submit(prompt, params, salt=salt))
 
-    def score(self, tokens: Iterable[int], *, start: int = 1, salt: bytes = b"") -> tuple[float, ...]:
+    def score(
+        self, tokens: Iterable[int], *, start: int = 1, salt: bytes = b"", adapter: str | None = None
+    ) -> tuple[float, ...]:
         """Raw logprobs of `tokens[start:]`, each given all tokens before it."""
-        return self.score_batch([(tokens, start)], salt=salt)[0]
+        return self.score_batch([(tokens, start)], salt=salt, adapter=adapter)[0]
 
     def score_batch(
-        self, texts: Iterable[tuple[Iterable[int], int]], *, salt: bytes = b""
+        self, texts: Iterable[tuple[Iterable[int], int]], *, salt: bytes = b"", adapter: str | None = None
     ) -> list[tuple[float, ...]]:
         """`score` for many (tokens, start) at once."""
-        ids = self._enqueue([self._limits.text(self._ids, tokens, start, salt) for tokens, start in texts])
+        sequences = [self._limits.text(self._ids, tokens, start, salt) for tokens, start in texts]
+        ids = self._enqueue([self._adapted(sequence, adapter) for sequence in sequences])
         scores: dict[int, tuple[float, ...]] = {}
         with closing(self._follow(ids)) as events:
             for event in events:
@@ -250,6 +270,19 @@ class Engine:
             )
         self._blocks.reset()
         self._runner.weights_changed()
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        """Let requests name the LoRA adapter in `folder`. Raises WeightsError, ConfigError if taken."""
+        self._runner.add_adapter(name, folder)
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter. Raises ConfigError if there is none, RequestError while requests use it."""
+        using = sum(sequence.adapter == name for sequence in self._unfinished.values())
+        if using:
+            raise RequestError(
+                f"adapter {name!r} is used by {using} unfinished requests: let them end, or abort"
+            )
+        self._runner.remove_adapter(name)
 
     def stats(self) -> EngineStats:
         """Counts of this moment and since the engine was made."""
@@ -338,7 +371,18 @@ class Engine:
             for sequence in sequences:
                 sequence.guide = prompt.guide()
                 sequence.allowed = allowed_bits(sequence.guide, self._limits.vocab_size)
-        return sequences
+        adapter = prompt.adapter if isinstance(prompt, Request) else None
+        return [self._adapted(sequence, adapter) for sequence in sequences]
+
+    def _adapted(self, sequence: Sequence, adapter: str | None) -> Sequence:
+        """The same sequence, to be computed with an adapter. Raises RequestError for an unknown one."""
+        if adapter is not None:
+            keys = self._runner.adapter_keys
+            if adapter not in keys:
+                raise RequestError(f"adapter = {adapter!r}: there are {', '.join(sorted(keys)) or 'none'}")
+            sequence.adapter = adapter
+            sequence.salt = adapted_salt(sequence.salt, keys[adapter])
+        return sequence
 
     def _told(self) -> list[Event]:
         events, self._events = self._events, []

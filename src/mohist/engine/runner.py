@@ -8,9 +8,10 @@ op by op. Both run the same ops.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
 from itertools import islice
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,12 +21,15 @@ from mohist.engine.sequence import Chunk, Draw, Outcome, Sequence
 from mohist.kernels.native import NativeOps, SampleBuffers, Tape
 from mohist.kernels.ops import AttentionSpec, KvCache, Ops, RowPlan
 from mohist.kernels.sampling import SampledRows, SampleRow
+from mohist.model.adapters import Adapters, Span
 from mohist.model.decoder import Decoder
 
 __all__ = ["CachedAttend", "DecoderRunner"]
 
 MAX_TAPED_ROWS = 64
 """Steps with more rows than this run op by op: what a replay saves no longer matters."""
+MAX_TAPES = 256
+"""Recorded at one time; with adapters there may be more different steps than that, and the oldest goes."""
 MAX_TOP = 64
 """`SamplingParams.top_logprobs` at most."""
 LOGIT_ROWS = 256
@@ -60,13 +64,14 @@ class _DecodeStep:
         self._sequence = self._sequence_T.numpy()
         self._tables = self._tables_SB.numpy()
         self._buffers = SampleBuffers(MAX_TAPED_ROWS, min(MAX_TOP, runner.vocab_size))
-        self._tapes: dict[int, tuple[Tape, Tensor]] = {}
+        self._tapes: dict[tuple[int, tuple[Span, ...]], tuple[Tape, Tensor]] = {}
 
     def forget(self) -> None:
         """Drop the tapes: they point at weights that were replaced."""
         self._tapes.clear()
 
     def run(self, chunks: Seq[Chunk]) -> SampledRows:
+        """Compute the rows of these chunks, and draw from each."""
         count = 0
         for i, chunk in enumerate(chunks):
             for position, token in enumerate(chunk.tokens, chunk.start):
@@ -75,19 +80,21 @@ class _DecodeStep:
             blocks = chunk.sequence.blocks
             self._tables[i, : len(blocks)] = blocks
         self._buffers.fill([row for chunk in chunks for row in self._runner.sample_rows(chunk)])
-        self.tape(count).replay()
+        self.tape(count, adapter_spans(chunks)).replay()
         return self._buffers.read(count)
 
-    def tape(self, count: int) -> Tape:
-        """The recorded step of so many rows."""
-        if count not in self._tapes:
+    def tape(self, count: int, spans: tuple[Span, ...] = ()) -> Tape:
+        """The recorded step of so many rows, some of them with adapters."""
+        if (count, spans) not in self._tapes:
             rows = RowPlan(self._positions_T[:count], self._sequence_T[:count], self._tables_SB)
             with self._ops.record() as tape:
-                hidden_TD = self._runner.forward(self._tokens_T[:count], rows)
+                hidden_TD = self._runner.forward(self._tokens_T[:count], rows, spans)
                 logits_TV = self._runner.decoder.logits(hidden_TD)
                 self._ops.sample_into(logits_TV, self._buffers)
-            self._tapes[count] = tape, logits_TV
-        return self._tapes[count][0]
+            if len(self._tapes) == MAX_TAPES:
+                del self._tapes[next(iter(self._tapes))]
+            self._tapes[count, spans] = tape, logits_TV
+        return self._tapes[count, spans][0]
 
 
 class DecoderRunner:
@@ -105,8 +112,23 @@ class DecoderRunner:
             KvCache.zeros(spec, num_blocks=num_blocks, block_size=block_size, device=ops.device)
             for spec in decoder.attention_specs
         ]
+        self._adapters = Adapters(decoder)
         self._decode = _DecodeStep(self, ops) if isinstance(ops, NativeOps) else None
         self._seen: WeakKeyDictionary[Sequence, dict[int, int]] = WeakKeyDictionary()
+
+    @property
+    def adapter_keys(self) -> Mapping[str, bytes]:
+        """See `Runner`."""
+        return self._adapters.keys
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        """Let requests name the adapter in `folder` (see `Adapters.add`)."""
+        self._adapters.add(name, folder)
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter (see `Adapters.remove`); no unfinished request may name it."""
+        self._adapters.remove(name)
+        self.weights_changed()
 
     def weights_changed(self) -> None:
         """The decoder's tensors have new values."""
@@ -123,6 +145,14 @@ class DecoderRunner:
     @torch.inference_mode()
     def run(self, chunks: list[Chunk]) -> list[Outcome]:
         """Compute the rows of a step; one outcome for each chunk (see `Runner`)."""
+        if any(chunk.sequence.adapter for chunk in chunks):
+            # Side by side for each adapter. Nothing else depends on the order: all store, then all attend.
+            ordered = sorted(chunks, key=lambda chunk: chunk.sequence.adapter or "")
+            found = dict(zip((chunk.sequence for chunk in ordered), self._run(ordered), strict=True))
+            return [found[chunk.sequence] for chunk in chunks]
+        return self._run(chunks)
+
+    def _run(self, chunks: list[Chunk]) -> list[Outcome]:
         num_rows = sum(chunk.num_rows for chunk in chunks)
         decodes = num_rows == sum(chunk.num_draws for chunk in chunks)
         if self._decode is not None and decodes and num_rows <= MAX_TAPED_ROWS:
@@ -130,9 +160,11 @@ class DecoderRunner:
             return [Outcome(tuple(islice(draws, chunk.num_draws))) for chunk in chunks]
         return self._run_eagerly(chunks)
 
-    def forward(self, tokens_T: Tensor, rows: RowPlan) -> Tensor:
+    def forward(self, tokens_T: Tensor, rows: RowPlan, spans: Seq[Span] = ()) -> Tensor:
         """Hidden states [T, D] of these rows, their keys and values stored."""
-        return self.decoder(tokens_T, rows.positions_T, CachedAttend(self.ops, self._caches, rows))
+        attend = CachedAttend(self.ops, self._caches, rows)
+        with self._adapters.at_work(spans):
+            return self.decoder(tokens_T, rows.positions_T, attend)
 
     def sample_rows(self, chunk: Chunk) -> list[SampleRow]:
         """How the tokens after a chunk and after each of its guesses are drawn."""
@@ -169,7 +201,7 @@ class DecoderRunner:
         width = max(len(chunk.sequence.blocks) for chunk in chunks)
         tables = [chunk.sequence.blocks + [0] * (width - len(chunk.sequence.blocks)) for chunk in chunks]
         rows = RowPlan(self._ints(positions), self._ints(owners), self._ints(tables))
-        hidden_TD = self.forward(self._ints(tokens), rows)
+        hidden_TD = self.forward(self._ints(tokens), rows, adapter_spans(chunks))
         drawn = [
             row for chunk, end in zip(chunks, ends, strict=True) for row in range(end - chunk.num_draws, end)
         ]
@@ -196,6 +228,20 @@ class DecoderRunner:
 
     def _ints(self, values: list[int] | list[list[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int32, device=self.ops.device)
+
+
+def adapter_spans(chunks: Seq[Chunk]) -> tuple[Span, ...]:
+    """Which rows of these chunks belong to which adapter, one span each where they lie side by side."""
+    spans: list[Span] = []
+    end = 0
+    for chunk in chunks:
+        start, end = end, end + chunk.num_rows
+        adapter = chunk.sequence.adapter
+        if spans and spans[-1].adapter == adapter and spans[-1].end == start:
+            spans[-1] = spans[-1]._replace(end=end)
+        elif adapter is not None:
+            spans.append(Span(adapter, start, end))
+    return tuple(spans)
 
 
 def _draws(rows: SampledRows) -> list[Draw]:

@@ -64,7 +64,9 @@ class Sequence:
     sample: int = 0
     """Index among the samples of one prompt; enters the noise."""
     salt: bytes = b""
-    """Sequences share cached blocks only with those of the same salt."""
+    """Sequences share cached blocks only with those of the same salt; an adapter's content is part of it."""
+    adapter: str | None = None
+    """Whose differences its rows are computed with."""
     max_length: int
     """Most tokens that prompt and answer may have together."""
     score_start: int | None = None

@@ -50,7 +50,7 @@ class TrainingOps:
         residual: Tensor | None = None,
     ) -> Tensor:
         """See `Ops.linear`."""
-        factors = (x for w in weights if w.factors is not None for x in (w.factors.a_RK, w.factors.b_NR))
+        factors = (x for w in weights for term in w.terms if term.factors for x in term.factors[:2])
         return _Linear.apply(self, weights, x_TK, bias, residual, *(w.source for w in weights), *factors)
 
     def linear_grouped(self, x_TNK: Tensor, weights: Sequence[Weight]) -> Tensor:
@@ -161,8 +161,11 @@ class _Linear(Function):
         dx_TK, dsources = ctx.gradients.linear(dy_TN, x_TK, ctx.weights, wants_x=wants_x, wants=wants)
         dbias_N = ctx.gradients.bias(dy_TN) if wants_bias else None
         parts = dy_TN.split([w.out_features for w in ctx.weights], dim=1)
-        adapted = ((part, w.factors) for part, w in zip(parts, ctx.weights, strict=True) if w.factors)
-        dfactors = (d for part, factors in adapted for d in ctx.gradients.factors(part, x_TK, factors))
+        dfactors: list[Grad] = []
+        for part, weight in zip(parts, ctx.weights, strict=True):
+            for term in weight.terms:
+                assert term.factors is not None, "differences that are served have no gradient"
+                dfactors += ctx.gradients.factors(part, x_TK, term.factors, dx_TK)
         return None, None, dx_TK, dbias_N, dy_TN if wants_residual else None, *dsources, *dfactors
 
 

@@ -59,8 +59,8 @@ class Gradients(Protocol):
         """Of x and of the matrices, added to the gradients `add_to` in place, if there are any."""
         ...
 
-    def factors(self, dy_TN: Tensor, x_TK: Tensor, factors: Factors) -> tuple[Tensor, Tensor]:
-        """Of A [R, K] and B [N, R], without that of their product."""
+    def factors(self, dy_TN: Tensor, x_TK: Tensor, factors: Factors, dx_TK: Grad) -> tuple[Tensor, Tensor]:
+        """Of A [R, K] and B [N, R], without that of their product; that of x is added to `dx_TK` in place."""
         ...
 
     def bias(self, dy_TN: Tensor) -> Tensor:
@@ -164,11 +164,12 @@ class TorchGradients:
                 total += own
         return dx_TK, list(add_to)
 
-    def factors(self, dy_TN: Tensor, x_TK: Tensor, factors: Factors) -> tuple[Tensor, Tensor]:
+    def factors(self, dy_TN: Tensor, x_TK: Tensor, factors: Factors, dx_TK: Grad) -> tuple[Tensor, Tensor]:
         """See `Gradients.factors`."""
-        da_RK = (dy_TN @ factors.b_NR).T @ x_TK
-        db_NR = dy_TN.T @ (x_TK @ factors.a_RK.T)
-        return factors.scale * da_RK, factors.scale * db_NR
+        dthin_TR = factors.scale * (dy_TN @ factors.b_NR)
+        if dx_TK is not None:
+            dx_TK += dthin_TR @ factors.a_RK
+        return dthin_TR.T @ x_TK, factors.scale * (dy_TN.T @ (x_TK @ factors.a_RK.T))
 
     def bias(self, dy_TN: Tensor) -> Tensor:
         """See `Gradients.bias`."""

@@ -223,6 +223,13 @@ class NativeOps:
         """See `Ops.linear`."""
         y = self._empty(len(x_TK), sum(w.out_features for w in weights))
         self._linear(x_TK, weights, y, bias, residual)
+        column = 0
+        for w in weights:
+            for term in w.terms:
+                rows = slice(term.start, term.end)
+                part = y[rows, column : column + w.out_features]
+                self._linear(self.linear(x_TK[rows], (term.a,)), (term.b,), part, None, part)
+            column += w.out_features
         return y
 
     def _linear(

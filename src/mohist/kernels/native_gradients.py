@@ -97,7 +97,7 @@ class NativeGradients:
         )
         return dx_TK, dmatrices
 
-    def factors(self, dy_TN: Tensor, x_TK: Tensor, factors: Factors) -> tuple[Tensor, Tensor]:
+    def factors(self, dy_TN: Tensor, x_TK: Tensor, factors: Factors, dx_TK: Grad) -> tuple[Tensor, Tensor]:
         """See `Gradients.factors`."""
         dy_TN, x_TK = _rows(dy_TN), _rows(x_TK)
         thin_TR, dthin_TR = torch.empty(2, len(x_TK), len(factors.a_RK))
@@ -105,11 +105,14 @@ class NativeGradients:
             _Product(x_TK, factors.a_RK.T.contiguous(), thin_TR),
             _Product(dy_TN, _rows(factors.b_NR), dthin_TR),
         )
+        dthin_TR.mul_(factors.scale)
+        if dx_TK is not None:
+            self._multiply(_Product(dthin_TR, _rows(factors.a_RK), dx_TK, add=True))
         da_RK, db_NR = torch.empty(factors.a_RK.shape), torch.empty(factors.b_NR.shape)
         self._multiply(
             _Product(dthin_TR, x_TK, da_RK, transposed=True), _Product(dy_TN, thin_TR, db_NR, transposed=True)
         )
-        return da_RK.mul_(factors.scale), db_NR.mul_(factors.scale)
+        return da_RK, db_NR.mul_(factors.scale)
 
     def bias(self, dy_TN: Tensor) -> Tensor:
         """See `Gradients.bias`."""

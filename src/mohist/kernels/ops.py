@@ -163,6 +163,10 @@ class Ops(Protocol):
         and, over blocks ascending, with the exact integer sum i = sum of q_x * q_w (q_w of q4_0 less 8),
 
             y = fma(d_w * d_x, i, y);  q4_1 then y = fma(m_w, d_x * sum of q_x, y)
+
+        Last, for each of a matrix's `terms` in turn, in its rows and in the columns of that matrix,
+
+            y = y + chain over r of z_r * b_nr,  z_r = chain over k of x_k * a_rk
         """
         ...
 

@@ -45,7 +45,7 @@ class TorchOps:
         residual: Tensor | None = None,
     ) -> Tensor:
         """See `Ops.linear`."""
-        y_TN = torch.cat([_matmul(x_TK, weight) for weight in weights], dim=1)
+        y_TN = torch.cat([_adapted(x_TK, weight) for weight in weights], dim=1)
         if bias is not None:
             y_TN = y_TN + bias
         return y_TN if residual is None else residual + y_TN
@@ -170,6 +170,15 @@ def _scores(logits_TE: Tensor, spec: RouteSpec) -> Tensor:
 def _best(score_TE: Tensor, count: int) -> Tensor:
     """Indices of the largest, ties to the lower index; `topk` leaves that order open."""
     return score_TE.sort(dim=1, descending=True, stable=True).indices[:, :count]
+
+
+def _adapted(x_TK: Tensor, weight: Weight) -> Tensor:
+    """The product with a matrix and with its differences."""
+    y_TN = _matmul(x_TK, weight)
+    for term in weight.terms:
+        rows = slice(term.start, term.end)
+        y_TN[rows] += _matmul(_matmul(x_TK[rows], term.a), term.b)
+    return y_TN
 
 
 def _matmul(x_TK: Tensor, weight: Weight) -> Tensor:

@@ -23,7 +23,16 @@ from torch import Tensor
 
 from mohist.kernels.memory import huge_pages
 
-__all__ = ["BLOCK", "PANEL", "Factors", "Weight", "WeightFormat", "bytes_per_block", "is_quantized"]
+__all__ = [
+    "BLOCK",
+    "PANEL",
+    "Factors",
+    "LowRankTerm",
+    "Weight",
+    "WeightFormat",
+    "bytes_per_block",
+    "is_quantized",
+]
 
 WeightFormat = Literal["f32", "bf16", "q8_0", "q4_0", "q4_1"]
 
@@ -50,11 +59,25 @@ def bytes_per_block(weight_format: WeightFormat) -> int:
 
 
 class Factors(NamedTuple):
-    """Two thin matrices of which scale * B A is a part of a matrix [N, K] (LoRA)."""
+    """Two thin trained matrices: scale * B A is a difference to a matrix [N, K] (LoRA)."""
 
     a_RK: Tensor
     b_NR: Tensor
     scale: float
+
+
+class LowRankTerm(NamedTuple):
+    """A difference to a matrix [N, K] for some rows of `Ops.linear`: the product of two packed thin ones."""
+
+    a: Weight
+    """[R, K]."""
+    b: Weight
+    """[N, R], with the scale multiplied in."""
+    start: int = 0
+    end: int | None = None
+    """Rows `start..end` of x; None: to the last one."""
+    factors: Factors | None = None
+    """What the two were packed from, when gradients have to flow to that; then the term is for all rows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,8 +91,8 @@ class Weight:
     """1-D and contiguous: float32 or bfloat16 entries, or the bytes of the quantised blocks."""
     source: Tensor | None = None
     """The float32 [N, K] that `data` was packed from, when gradients have to flow to it."""
-    factors: Factors | None = None
-    """A part of what `data` was packed from, when gradients have to flow to that alone (only in `linear`)."""
+    terms: tuple[LowRankTerm, ...] = ()
+    """Differences that `linear` adds; other ops know none."""
 
     @classmethod
     def empty(
@@ -167,9 +190,9 @@ class Weight:
         """The same packed weight, with gradients flowing to `source`."""
         return replace(self, source=source)
 
-    def with_factors(self, factors: Factors) -> Weight:
-        """The same packed weight, with gradients flowing to `factors`."""
-        return replace(self, factors=factors)
+    def with_terms(self, terms: tuple[LowRankTerm, ...]) -> Weight:
+        """The same packed weight, with these differences."""
+        return replace(self, terms=terms)
 
     def _blocks(self) -> tuple[Tensor, Tensor]:
         """Views of `data`: scales as bytes [P, B, S, 32] (16 rows x f16), quants [P, B, G, 16, 4]."""

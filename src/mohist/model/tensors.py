@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from mohist.kernels.threads import one_thread
-from mohist.kernels.weight import Factors, Weight
+from mohist.kernels.weight import Factors, LowRankTerm, Weight
 
-__all__ = ["FusedVector", "LowRank", "Matrix", "Vector"]
+__all__ = ["FusedVector", "LowRank", "Matrix", "Vector", "packed_factors"]
 
 
 class Matrix(nn.Module):
@@ -23,7 +23,7 @@ class Matrix(nn.Module):
 
     A trained one also holds `parameter`, float32 of that shape, or `low_rank`, and packs itself anew when an
     optimiser has changed that. A change that goes round PyTorch's version counter (through `.data`) is not
-    seen.
+    seen. `terms` are the differences that adapters add to a frozen one, in the forward pass that comes.
     """
 
     def __init__(self, out_features: int, in_features: int, *, num_groups: int | None = None) -> None:
@@ -33,6 +33,7 @@ class Matrix(nn.Module):
         )
         self.register_parameter("parameter", None)
         self.low_rank: LowRank | None = None
+        self.terms: tuple[LowRankTerm, ...] = ()
         self._packed: tuple[Weight, ...] = ()
         self._version = 0
 
@@ -54,23 +55,18 @@ class Matrix(nn.Module):
         self._version = self.parameter._version
 
     def adapt(self, low_rank: LowRank) -> None:
-        """Add a trained product of two thin matrices to this one, which is frozen from now on.
-
-        The kernels read the sum as one float32 matrix, so a sampler computes what the trainer does.
-        """
+        """Add a trained product of two thin matrices to this one, which is frozen from now on."""
         assert self.num_groups == 1, "heads and experts are not adapted"
         assert low_rank.shape == self.shape, (low_rank.shape, self.shape)
-        low_rank.base = self.weight().with_source(None)
+        self._packed = (self.weight().with_source(None),)
         self.parameter, self.low_rank = None, low_rank
-        self._packed = (Weight.from_dense(low_rank.sum()),)
-        self._version = low_rank.version
 
     def weights(self) -> tuple[Weight, ...]:
         """The packed matrices, up to date; their sources are set when gradients are being recorded."""
         if self.low_rank is not None:
-            return (self._adapted(self.low_rank),)
+            return (self._packed[0].with_terms((self.low_rank.term(),)),)
         if self.parameter is None:
-            return self._packed
+            return (self._packed[0].with_terms(self.terms),) if self.terms else self._packed
         if self._version != self.parameter._version:
             for weight, part in zip(self._packed, self._parts(self.parameter.detach()), strict=True):
                 weight.update(part)
@@ -94,44 +90,50 @@ class Matrix(nn.Module):
         """The values as float32 of the module's shape."""
         if self.parameter is not None:
             return self.parameter.detach()
-        return torch.stack([weight.to_dense() for weight in self.weights()]).view(self.shape)
-
-    def _adapted(self, low_rank: LowRank) -> Weight:
-        (weight,) = self._packed
-        if self._version != low_rank.version:
-            weight.update(low_rank.sum())
-            self._version = low_rank.version
-        return weight.with_factors(low_rank.factors) if torch.is_grad_enabled() else weight
+        dense = torch.stack([weight.to_dense() for weight in self._packed]).view(self.shape)
+        return dense if self.low_rank is None else self.low_rank.added_to(dense)
 
     def _parts(self, matrix: Tensor) -> tuple[Tensor, ...]:
         return matrix.unbind(0) if len(self.shape) == 3 else (matrix,)
 
 
 class LowRank(nn.Module):
-    """A difference scale * B A to a frozen matrix [N, K] (LoRA, arXiv 2106.09685, section 4.1)."""
+    """A trained difference scale * B A to a frozen matrix [N, K] (LoRA, arXiv 2106.09685, section 4.1).
 
-    base: Weight
-    """The frozen matrix, set by `Matrix.adapt`."""
+    `Ops.linear` defines what it adds. A model that is served with the same adapter adds the same.
+    """
 
     def __init__(self, a_RK: Tensor, b_NR: Tensor, scale: float) -> None:
         super().__init__()
         self.a, self.b, self.scale = nn.Parameter(a_RK), nn.Parameter(b_NR), scale
         self.shape = (len(b_NR), a_RK.shape[1])
+        self._packed = packed_factors(a_RK, b_NR, scale)
+        self._version = self._current_version
+
+    def term(self) -> LowRankTerm:
+        """The difference for all rows, up to date; gradients flow to it when they are being recorded."""
+        a, b = self._packed
+        if self._version != self._current_version:
+            a.update(self.a.detach())
+            b.update(self.b.detach() * self.scale)
+            self._version = self._current_version
+        factors = Factors(self.a, self.b, self.scale) if torch.is_grad_enabled() else None
+        return LowRankTerm(a, b, factors=factors)
+
+    def added_to(self, matrix_NK: Tensor) -> Tensor:
+        """The matrix with the difference merged in: close to what `term` does, not equal."""
+        with torch.no_grad(), one_thread():
+            return torch.addmm(matrix_NK, self.b, self.a, alpha=self.scale)
 
     @property
-    def version(self) -> int:
+    def _current_version(self) -> int:
         """Grows whenever one of the two changes."""
         return self.a._version + self.b._version
 
-    def sum(self) -> Tensor:
-        """The frozen matrix with the difference added, float32 [N, K]."""
-        with torch.no_grad(), one_thread():
-            return torch.addmm(self.base.to_dense(), self.b, self.a, alpha=self.scale)
 
-    @property
-    def factors(self) -> Factors:
-        """The two as gradients flow to them."""
-        return Factors(self.a, self.b, self.scale)
+def packed_factors(a_RK: Tensor, b_NR: Tensor, scale: float) -> tuple[Weight, Weight]:
+    """A and scale * B as `LowRankTerm` wants them."""
+    return Weight.from_dense(a_RK.detach()), Weight.from_dense(b_NR.detach() * scale)
 
 
 class Vector(nn.Module):

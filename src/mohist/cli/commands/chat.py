@@ -26,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     options.add_sampling(parser)
     options.add_loading(parser)
     options.add_speculation(parser)
+    options.add_adapter(parser)
     options.add_prices(parser)
 
 
