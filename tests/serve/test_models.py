@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -74,10 +75,10 @@ def make(*names: str, aliases: dict[str, str] | None = None, **options: Any) -> 
 
 
 def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    @functools.wraps(test)
     def run() -> None:
         asyncio.run(asyncio.wait_for(test(), 30))
 
-    run.__name__ = test.__name__
     return run
 
 

@@ -46,19 +46,19 @@ class Operations:
         """Raises ConfigError: no models, names that clash, a database that cannot be used, missing keys."""
         self.models = _models(config, loader)
         data = config.data or data_folder()
-        self._database = Database.open(config.database or data / "mohist.db")
+        self.database = Database.open(config.database or data / "mohist.db")
         try:
-            self.keys = Keys(self._database, read_pepper(data))
+            self.keys = Keys(self.database, read_pepper(data))
             self.ring = KeyRing(self.keys)
             server = config.server
             required = check_binding(server.host, len(self.ring), require_keys=server.require_keys)
         except ConfigError:
-            self._database.close()
+            self.database.close()
             raise
         self.access = Access(principal=self.ring.principal, required=required)
         self._metrics = Metrics(self.stats)
         self._throughput = Throughput(self.stats)
-        self._writer = UsageWriter(self._database)
+        self._writer = UsageWriter(self.database)
         meter = Metering(
             limiter=Limiter(), writer=self._writer, metrics=self._metrics, prices=self.models.prices
         )
@@ -76,7 +76,7 @@ class Operations:
             """Everything that Prometheus may know."""
             return Response(self._metrics.text(), media_type=CONTENT_TYPE)
 
-        management = admin.routes(self.models, self.keys, self.ring, self._database, self._throughput)
+        management = admin.routes(self.models, self.keys, self.ring, self.database, self._throughput)
         return [health.routes(self._readiness), metrics, management]
 
     def stats(self) -> dict[str, EngineStats]:
@@ -110,7 +110,7 @@ class Operations:
     def close(self) -> None:
         """Write what is left of the usage, and close the database."""
         self._writer.close()
-        self._database.close()
+        self.database.close()
 
     async def _refresh_keys(self) -> None:
         try:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from mohist.chat.splitter import TextKind
 from mohist.serve.answer import Event, Finished, FinishReason, Piece, Started, TokenInfo, ToolCallPiece, Usage
 from mohist.serve.ask import Ask, Shape, Tool
 from mohist.serve.errors import ApiError, unavailable
@@ -192,6 +193,7 @@ class Reader:
         self._calls: list[dict[int, ToolCall]] = [{} for _ in range(ask.n)]
         self._reasons: list[FinishReason | None] = [None] * ask.n
         self._usage = Usage()
+        self._num_pieces = [0] * ask.n
 
     def push(self, data: bytes) -> list[Event]:
         """The events of one chunk, or of a whole answer."""
@@ -243,15 +245,18 @@ class Reader:
         events: list[Event] = []
         reasoning = text.reasoning_content or text.reasoning
         if reasoning:
-            tokens = _tokens(logprobs.reasoning_content)
-            events.append(Piece(choice=i, kind="reasoning", text=reasoning, tokens=tokens))
+            events.append(self._piece(i, "reasoning", reasoning, logprobs.reasoning_content))
         if text.content:
-            events.append(
-                Piece(choice=i, kind="content", text=text.content, tokens=_tokens(logprobs.content))
-            )
+            events.append(self._piece(i, "content", text.content, logprobs.content))
         for position, call in enumerate(text.tool_calls or []):
             self._add_call(self._calls[i], position if call.index is None else call.index, call)
         return events
+
+    def _piece(self, choice: int, kind: TextKind, text: str, logprobs: list[_Logprob] | None) -> Piece:
+        # Its tokens are not told; a piece has at least one.
+        self._num_pieces[choice] += 1
+        count = self._num_pieces[choice]
+        return Piece(choice=choice, kind=kind, text=text, tokens=_tokens(logprobs), num_tokens=count)
 
     def _add_call(self, calls: dict[int, ToolCall], index: int, call: _Call) -> None:
         known = calls.get(index, ToolCall(name="", arguments=""))
