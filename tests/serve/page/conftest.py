@@ -44,16 +44,22 @@ def browser() -> Generator[Browser]:
 
 
 @pytest.fixture
-def open_page(browser: Browser, fake: FakeServer) -> Generator[OpenPage]:
+def complaints() -> list[str]:
+    """What pages wrote to their consoles. A test that expects something takes it out."""
+    return []
+
+
+@pytest.fixture
+def open_page(browser: Browser, fake: FakeServer, complaints: list[str]) -> Generator[OpenPage]:
     """See `OpenPage`. Afterwards the console of every page must have been silent."""
     contexts = []
-    complaints: list[str] = []
 
     def open_page(path: str = "/", **options: Any) -> Page:
-        context = browser.new_context(**{"locale": "en-US", "base_url": fake.url, **options})
+        options.setdefault("locale", "en-US")
+        context = browser.new_context(base_url=fake.url, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(path)
@@ -63,5 +69,8 @@ def open_page(browser: Browser, fake: FakeServer) -> Generator[OpenPage]:
     yield open_page
     for context in contexts:
         context.close()
-    expected = "Failed to load resource: the server responded with a status of"
+    expected = (
+        "Failed to load resource: the server responded with a status",
+        "Failed to load resource: net::ERR_",
+    )
     assert [text for text in complaints if not text.startswith(expected)] == []

@@ -101,9 +101,9 @@ def make_app(fake: FakeServer) -> FastAPI:
         return {
             "object": "list",
             "data": [
-                {"id": "default", "object": "model", "owned_by": "mohist", "alias_of": "thinker-7b"},
+                {"id": "default", "object": "model", "alias_of": "thinker-7b", "thinking": "switch"},
                 {"id": "thinker-7b", "object": "model", "owned_by": "mohist", "prices": prices},
-                {"id": "tiny", "object": "model", "owned_by": "mohist"},
+                {"id": "tiny", "object": "model", "thinking": "never", "context_length": 8192},
             ],
         }
 
@@ -256,7 +256,7 @@ async def stream(fake: FakeServer, body: dict[str, Any], script: str) -> AsyncIt
 
 async def pieces(body: dict[str, Any], script: str) -> AsyncIterator[tuple[str, str, float]]:
     """(kind, text, seconds to wait after it) of one script."""
-    thinks = body["thinking"]["type"] == "enabled"
+    thinks = body.get("thinking", {}).get("type") == "enabled"
     if script == "think" or thinks:
         for word in THOUGHTS.split(" "):
             yield "reasoning_content", word + " ", 0.03

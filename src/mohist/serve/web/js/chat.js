@@ -2,15 +2,17 @@
 //
 // A question: {id, conversation, parent, role: "user", created, text, files: [{name, text, tokens, pages}]}
 // An answer:  {..., role: "assistant", text, reasoning, toolCalls, status, error, model, seed, thinking,
-//              thinking_s, first_s, total_s, usage, finish, receipt}
+//              thinking_s, first_s, total_s, usage, cost, finish, receipt}
 //             status: writing | done | stopped | failed
 
 import { streamChat } from "./api.js";
+import { costOf } from "./cost.js";
 import { keep, newId, titleOf, update } from "./conversations.js";
 import * as database from "./database.js";
-import { requestOf } from "./request.js";
 import { t } from "./i18n.js";
-import { chosenModel } from "./models.js";
+import { whenLeaving } from "./leaving.js";
+import { chosenModel, loadModels, modelCalled } from "./models.js";
+import { requestOf } from "./request.js";
 import { go } from "./router.js";
 import { settings } from "./settings.js";
 import { announce, state } from "./state.js";
@@ -84,6 +86,8 @@ async function answer(conversation, messages, parent) {
   update(conversation, { head: message.id, updated: message.created }, [message]);
   announce(t("announceStarted"));
   await live.run(requestOf(live.messages, message));
+  // A model that was loaded for this answer can say more about itself now.
+  if (!modelCalled(message.model)?.thinking) loadModels();
   announce(t(`announce_${live.message.status}`, { n: live.message.usage?.completion_tokens ?? 0 }));
 }
 
@@ -119,7 +123,7 @@ class Live {
     } finally {
       this.endThinking();
       clearTimeout(this.timer);
-      this.message = { ...this.message, total_s: this.elapsed() };
+      this.message = { ...this.message, total_s: this.elapsed(), cost: costOf(this.message) };
       this.draw();
       if (state.get().running.get(this.conversation) === this) setRunning(this.conversation, null);
       await keep(database.saveMessage(this.message));
@@ -188,6 +192,4 @@ function withCall(calls, piece) {
 }
 
 // A page that goes away keeps what has come so far.
-addEventListener("pagehide", () => {
-  for (const live of state.get().running.values()) live.save();
-});
+whenLeaving(() => [...state.get().running.values()].map((live) => ["messages", live.message]));

@@ -2,8 +2,9 @@
 
 import * as database from "./database.js";
 import { t } from "./i18n.js";
-import { notify, state } from "./state.js";
+import { recover } from "./leaving.js";
 import { go } from "./router.js";
+import { notify, state } from "./state.js";
 
 const tabs = "BroadcastChannel" in globalThis ? new BroadcastChannel("mohist") : null;
 
@@ -27,6 +28,7 @@ export async function keep(writing) {
 
 export async function loadConversations() {
   try {
+    await recover();
     state.set({ conversations: await database.listConversations() });
   } catch (error) {
     state.set({ conversations: [], keeps: false });

@@ -2,8 +2,9 @@
 
 import { state } from "./state.js";
 
-/** `{value, currency}` of a finished answer; null where the server charges nothing for its model. */
+/** `{value, currency}` of an answer at today's prices; null where it has no figures or costs nothing. */
 export function costOf({ usage, model }) {
+  if (!usage) return null;
   const prices = state.get().models?.find((one) => one.id === model)?.prices;
   if (!prices) return null;
   const cached = usage.prompt_tokens_details?.cached_tokens ?? 0;

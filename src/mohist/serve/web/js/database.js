@@ -64,6 +64,14 @@ export function saveMessage(message) {
   return transaction(["messages"], "readwrite", (store) => void store.put(message));
 }
 
+/** Keep `[store, row]` pairs. */
+export function putRows(rows) {
+  return transaction(["conversations", "messages", "drafts"], "readwrite", (conversations, messages, drafts) => {
+    const stores = { conversations, messages, drafts };
+    for (const [name, row] of rows) stores[name].put(row);
+  });
+}
+
 export function deleteConversation(id) {
   return transaction(["conversations", "messages", "drafts"], "readwrite", (conversations, messages, drafts) => {
     conversations.delete(id);

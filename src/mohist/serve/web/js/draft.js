@@ -7,6 +7,7 @@ import { keep } from "./conversations.js";
 import { loadDraft, saveDraft } from "./database.js";
 import { readFile } from "./files.js";
 import { t } from "./i18n.js";
+import { whenLeaving } from "./leaving.js";
 import { chosenModel } from "./models.js";
 import { withFiles } from "./request.js";
 import { announce, notify } from "./state.js";
@@ -19,7 +20,7 @@ const COUNT_AFTER_MS = 400;
 const EMPTY = { id: "new", text: "", files: [], tokens: null, reading: 0 };
 export const draft = createStore(EMPTY);
 
-let saving = 0;
+let saving = 0; // the timer of a write to come; 0 while the database has everything
 let counting = { timer: 0, abort: null };
 
 /** Bring back what was written in a conversation; `id` is null for a new one. */
@@ -77,7 +78,9 @@ function changed() {
 }
 
 function flush() {
+  if (!saving) return;
   clearTimeout(saving);
+  saving = 0;
   const { id, text, files } = draft.get();
   keep(saveDraft(id, text, files));
 }
@@ -102,4 +105,7 @@ async function requestCount(whole) {
   }
 }
 
-addEventListener("pagehide", flush);
+whenLeaving(() => {
+  const { id, text, files } = draft.get();
+  return saving ? [["drafts", { id, text, files }]] : [];
+});

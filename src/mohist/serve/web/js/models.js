@@ -20,3 +20,12 @@ export async function loadModels() {
 
 /** The name that is asked for: the chosen one, or the server's first. */
 export const chosenModel = () => settings.get().model || state.get().models?.[0]?.id || "";
+
+/** What /v1/models says of a name; undefined until it does. */
+export const modelCalled = (name) => state.get().models?.find((one) => one.id === name);
+
+/**
+ * What can be done about a model's thinking: "switch" it, nothing since it "always" or "never" thinks, or ask
+ * for it without knowing ("unclear").
+ */
+export const thinkingMode = (name) => modelCalled(name)?.thinking ?? "unclear";

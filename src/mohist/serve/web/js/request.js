@@ -1,5 +1,6 @@
 // What is sent to the server for an answer.
 
+import { thinkingMode } from "./models.js";
 import { settings } from "./settings.js";
 import { path } from "./tree.js";
 
@@ -10,18 +11,22 @@ export function requestOf(messages, answer) {
   const chosen = settings.get();
   const request = {
     messages: messagesOf(path(messages, answer.parent), chosen.system),
-    thinking: thinkingOf(answer.thinking, chosen.thinking_budget),
     seed: answer.seed,
     receipt: true,
   };
   if (answer.model) request.model = answer.model;
+  const thinking = thinkingOf(thinkingMode(answer.model), answer.thinking, chosen.thinking_budget);
+  if (thinking) request.thinking = thinking;
   for (const name of SAMPLING) if (chosen[name] !== null) request[name] = chosen[name];
   return request;
 }
 
-function thinkingOf(enabled, budget) {
-  if (!enabled) return { type: "disabled" };
-  return { type: "enabled", ...(budget !== null && { budget_tokens: budget }) };
+/** The field `thinking`; null where there is nothing to ask for. */
+function thinkingOf(mode, wanted, budget) {
+  if (mode === "never") return null;
+  if (mode !== "always" && !wanted) return { type: "disabled" };
+  const type = mode === "always" ? "adaptive" : "enabled";
+  return { type, ...(budget !== null && { budget_tokens: budget }) };
 }
 
 function messagesOf(shown, system) {

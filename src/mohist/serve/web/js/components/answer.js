@@ -1,6 +1,5 @@
 import { html } from "../../vendor/preact.js";
 import { regenerate } from "../chat.js";
-import { costOf } from "../cost.js";
 import { money, number, seconds, t } from "../i18n.js";
 import { openDialog } from "../state.js";
 import { Icon } from "./icon.js";
@@ -8,12 +7,12 @@ import { Markdown } from "./markdown.js";
 import { Thinking } from "./thinking.js";
 
 /** A model's answer: its thinking, its text, what went wrong, and what it cost. `running`: it is coming in now. */
-export function Answer({ message, running }) {
+export function Answer({ message, running, now }) {
   const { text, reasoning, toolCalls, status } = message;
   const live = status === "writing" && running;
   return html`
     ${reasoning && html`<${Thinking} message=${message} />`}
-    ${text && html`<${Markdown} source=${text} live=${live} />`}
+    ${text && html`<${Markdown} source=${text} live=${live} now=${now} />`}
     ${toolCalls?.map((call) => html`<${ToolCall} call=${call} />`)}
     ${live && !text && !reasoning && html`<p class="waiting" aria-label=${t("waiting")}><i></i><i></i><i></i></p>`}
     ${status === "failed" && html`<${Failure} message=${message} />`}
@@ -58,11 +57,10 @@ function Failure({ message }) {
 }
 
 function Figures({ message }) {
-  const { usage, first_s = 0, total_s = 0, model, seed } = message;
+  const { usage, cost, first_s = 0, total_s = 0, model, seed } = message;
   const thought = usage.completion_tokens_details?.reasoning_tokens ?? 0;
   const cached = usage.prompt_tokens_details?.cached_tokens ?? 0;
   const speed = total_s > first_s && usage.completion_tokens > 1 ? (usage.completion_tokens - 1) / (total_s - first_s) : 0;
-  const cost = costOf(message);
   const all = [
     [t("model"), model],
     [t("promptTokens"), `${number(usage.prompt_tokens)}${cached ? ` (${t("ofThemCached", { n: cached })})` : ""}`],

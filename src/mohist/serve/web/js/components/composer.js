@@ -3,6 +3,7 @@ import { stop } from "../chat.js";
 import { attach, detach, draft, submit, type } from "../draft.js";
 import { filesOf } from "../files.js";
 import { t } from "../i18n.js";
+import { chosenModel, modelCalled, thinkingMode } from "../models.js";
 import { change, settings } from "../settings.js";
 import { state } from "../state.js";
 import { useStore } from "../store.js";
@@ -12,7 +13,6 @@ import { Icon, IconButton } from "./icon.js";
 /** Where one writes: text, files, the switch for deep thinking, and the button that sends or stops. */
 export function Composer() {
   const { text, files, tokens, reading } = useStore(draft, (value) => value);
-  const thinking = useStore(settings, (value) => value.thinking);
   const running = useStore(state, ({ running, conversation }) => running.has(conversation?.id));
   const [over, setOver] = useState(false);
   const empty = !text.trim() && !files.length;
@@ -40,15 +40,8 @@ export function Composer() {
     <${Field} text=${text} running=${running} />
     <div class="row">
       <${AttachButton} />
-      <button
-        type="button"
-        class="toggle"
-        aria-pressed=${thinking}
-        onClick=${() => change({ thinking: !thinking })}
-      >
-        <${Icon} name="think" /><span>${t("deepThinking")}</span>
-      </button>
-      <span class="tokens">${tokens !== null && t("tokens", { n: tokens })}</span>
+      <${ThinkingSwitch} />
+      <${TokenCount} tokens=${tokens} />
       ${
         running
           ? html`<${IconButton} class="send" icon="stop" label=${t("stop")} onClick=${stop} />`
@@ -58,6 +51,32 @@ export function Composer() {
       }
     </div>
   </form>`;
+}
+
+function ThinkingSwitch() {
+  const wanted = useStore(settings, (value) => value.thinking);
+  useStore(settings, (value) => value.model);
+  useStore(state, (value) => value.models);
+  const mode = thinkingMode(chosenModel());
+  const fixed = mode === "always" || mode === "never";
+  return html`<button
+    type="button"
+    class="toggle"
+    aria-pressed=${mode === "always" || (wanted && mode !== "never")}
+    disabled=${fixed}
+    title=${fixed ? t(`${mode}Thinks`) : null}
+    onClick=${() => change({ thinking: !wanted })}
+  >
+    <${Icon} name="think" /><span>${t("deepThinking")}</span>
+  </button>`;
+}
+
+/** How many tokens the draft has, and, where they alone are too many, how many fit. */
+function TokenCount({ tokens }) {
+  const most = modelCalled(chosenModel())?.context_length ?? Infinity;
+  const over = tokens !== null && tokens >= most;
+  const text = tokens === null ? "" : t(over ? "tokensOf" : "tokens", { n: tokens, most });
+  return html`<span class=${`tokens ${over ? "over" : ""}`}>${text}</span>`;
 }
 
 function Field({ text, running }) {

@@ -9,6 +9,7 @@ import { Mark } from "./mark.js";
 import { Message } from "./message.js";
 
 const AT_END_PX = 12;
+const SET_AT_ONCE = 4; // messages at the end, where one begins to read
 
 /** The open conversation, or the beginning of a new one. */
 export function Conversation() {
@@ -32,6 +33,7 @@ export function Conversation() {
                   place=${all.indexOf(message.id) + 1}
                   count=${all.length}
                   running=${running && index === shown.length - 1}
+                  now=${index >= shown.length - SET_AT_ONCE}
                 />`;
               })}
             </ol>`

@@ -1,4 +1,4 @@
-import { html, useState } from "../../vendor/preact.js";
+import { html, useEffect, useRef, useState } from "../../vendor/preact.js";
 import { edit, regenerate, turn } from "../chat.js";
 import { number, t } from "../i18n.js";
 import { openDialog } from "../state.js";
@@ -9,7 +9,7 @@ import { FileChip } from "./files.js";
 import { memo } from "./memo.js";
 
 /** One message of the conversation. `place` of `count` siblings is shown where there is a choice. */
-export const Message = memo(({ message, place, count, running }) => {
+export const Message = memo(({ message, place, count, running, now }) => {
   const [editing, setEditing] = useState(false);
   const mine = message.role === "user";
   return html`<li class=${mine ? "question" : "answer"} id=${`m-${message.id}`}>
@@ -17,11 +17,11 @@ export const Message = memo(({ message, place, count, running }) => {
     ${
       mine
         ? html`<${Question} message=${message} editing=${editing} stopEditing=${() => setEditing(false)} />`
-        : html`<${Answer} message=${message} running=${running} />`
+        : html`<${Answer} message=${message} running=${running} now=${now} />`
     }
     ${
       !editing &&
-      message.status !== "writing" &&
+      !(message.status === "writing" && running) &&
       html`<div class="actions">
         ${count > 1 && html`<${Branches} id=${message.id} place=${place} count=${count} />`}
         ${message.text && html`<${CopyButton} text=${message.text} />`}
@@ -53,6 +53,11 @@ function Question({ message, editing, stopEditing }) {
 
 function Editor({ message, done }) {
   const [text, setText] = useState(message.text);
+  const field = useRef(null);
+  useEffect(() => {
+    field.current.focus();
+    field.current.setSelectionRange(text.length, text.length);
+  }, []);
   const submit = (event) => {
     event.preventDefault();
     done();
@@ -70,7 +75,7 @@ function Editor({ message, done }) {
       aria-label=${t("editQuestion")}
       value=${text}
       rows="3"
-      ref=${focusAtEnd}
+      ref=${field}
       onInput=${(event) => setText(event.currentTarget.value)}
       onKeyDown=${keys}
     ></textarea>
@@ -79,14 +84,6 @@ function Editor({ message, done }) {
       <button type="submit" class="primary">${t("askAgain")}</button>
     </div>
   </form>`;
-}
-
-// Runs on every drawing; the focus is taken once.
-function focusAtEnd(field) {
-  if (!field || field.dataset.focused) return;
-  field.dataset.focused = "yes";
-  field.focus();
-  field.setSelectionRange(field.value.length, field.value.length);
 }
 
 function Branches({ id, place, count }) {

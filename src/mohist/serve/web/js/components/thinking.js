@@ -13,7 +13,7 @@ export function Thinking({ message }) {
     : t("thoughtFor", { time: seconds(thinking_s ?? 0) });
   return html`<details class=${`thinking ${live ? "live" : ""}`} open=${open} onToggle=${(event) => setOpen(event.currentTarget.open)}>
     <summary><${Icon} name="think" /><span>${label}</span><${Icon} name="right" /></summary>
-    ${open && html`<${Markdown} source=${reasoning} live=${live} />`}
+    ${open && html`<${Markdown} source=${reasoning} live=${live} now />`}
   </details>`;
 }
 

@@ -1,0 +1,92 @@
+"""axe, an automated check against the Web Content Accessibility Guidelines, finds nothing serious."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.serve.page.conftest import OpenPage
+from tests.serve.page.talk import PHONE, ask
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytest.importorskip("axe_playwright_python", reason="axe comes with axe-playwright-python")
+
+AXE = (resources.files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
+
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark", "locale": "zh-CN"},
+    "phone": {**PHONE, "color_scheme": "light"},
+}
+
+
+@pytest.fixture(params=LOOKS)
+def look(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return {**LOOKS[request.param], "reduced_motion": "reduce"}
+
+
+def findings(page: Page) -> list[tuple[str, str, str]]:
+    """(impact, rule, element) of every finding that is serious or worse."""
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    return [
+        (violation["impact"], violation["id"], node["html"][:200])
+        for violation in found["violations"]
+        for node in violation["nodes"]
+        if violation["impact"] in ("serious", "critical")
+    ]
+
+
+def test_an_empty_page(open_page: OpenPage, look: dict[str, Any]) -> None:
+    assert findings(open_page(**look)) == []
+
+
+def test_a_conversation(open_page: OpenPage, look: dict[str, Any]) -> None:
+    page = open_page(**look)
+    page.click(".toggle")
+    page.set_input_files("input[type=file]", [{"name": "a.txt", "mimeType": "", "buffer": b"abc"}])
+    page.wait_for_selector(".chip .name")
+    ask(page, "show me rich")
+    page.click(".thinking summary")
+    page.click(".figures summary")
+    page.locator(".answer .actions button").nth(1).click()
+    page.wait_for_selector(".branches")
+    page.wait_for_selector(".send[type=submit]")
+    ask(page, "please fail")
+    page.fill("#message", "a draft")
+    page.set_input_files("input[type=file]", [{"name": "b.txt", "mimeType": "", "buffer": b"abc"}])
+    page.wait_for_selector(".composer .chip .name")
+    assert findings(page) == []
+
+
+@pytest.mark.parametrize("dialog", ["settings", "shortcuts", "receipt", "conversation"])
+def test_dialogs(open_page: OpenPage, look: dict[str, Any], dialog: str) -> None:
+    page = open_page(**look)
+    if dialog in ("receipt", "conversation"):
+        ask(page, "What is 2 + 2?")
+    if dialog == "receipt":
+        page.locator(".answer .actions button").last.click()
+        page.click(".replay button")
+        page.wait_for_selector(".verdict")
+    else:
+        if page.locator(".top .phone").is_visible():
+            page.click(".top .phone")
+            page.wait_for_timeout(300)
+        if dialog == "conversation":
+            page.hover(".sidebar nav li")
+            page.click(".sidebar nav li .icon-button")
+        else:
+            page.locator(".tools > *").nth(4 if dialog == "settings" else 1).click()
+    page.wait_for_selector("dialog[open]")
+    assert findings(page) == []
+
+
+def test_the_operators_view(open_page: OpenPage, look: dict[str, Any]) -> None:
+    page = open_page("/#/admin", **look)
+    page.wait_for_selector(".chart polyline")
+    page.wait_for_selector("[aria-labelledby=usage] tbody tr")
+    assert findings(page) == []

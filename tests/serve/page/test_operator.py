@@ -1,0 +1,81 @@
+"""The operator's view: models, aliases, keys, usage, throughput."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.serve.page.conftest import OpenPage
+from tests.serve.page.fake_server import FakeServer
+from tests.serve.page.talk import tell, until
+
+
+def test_throughput(open_page: OpenPage) -> None:
+    page = open_page("/#/admin")
+    page.wait_for_selector(".chart polyline")
+    tiles = [tile.split("\n") for tile in page.locator(".tiles div").all_inner_texts()]
+    # The last look at second 99: both models at 1.1 times their speed.
+    assert tiles == [
+        ["264", "generated tokens/s"],
+        ["720", "computed tokens/s"],
+        ["6", "running"],
+        ["2", "waiting"],
+    ]
+    assert page.locator(".chart polyline").count() == 2
+    label = "Generated tokens a second over the last minutes; now 264."
+    assert page.get_attribute(".chart svg", "aria-label") == label
+
+
+def test_models_and_aliases(open_page: OpenPage, fake: FakeServer) -> None:
+    page = open_page("/#/admin")
+    page.fill("input[placeholder^='hf:']", "hf:example/new")
+    page.fill("label:has-text('Name (optional)') input", "new")
+    page.click("button:text-is('Load')")
+    page.wait_for_selector("td:has-text('hf:example/new')")
+    page.select_option("label:has-text('stands for') select", "new")
+    page.click("button:text-is('Switch')")
+    until(page, lambda: fake.aliases == {"default": "new"})
+    page.fill("label:has-text('Alias') input", "fast")
+    page.click("button:text-is('Switch')")
+    until(page, lambda: fake.aliases == {"default": "new", "fast": "new"})
+    page.click("button:text-is('Remove')")
+    until(page, lambda: fake.aliases == {"default": "new"})
+    page.click("[aria-label='Unload tiny']")
+    until(page, lambda: "tiny" not in fake.models)
+    page.wait_for_selector("td:has-text('tiny.gguf')", state="detached")
+    page.fill("input[placeholder^='hf:']", "missing")
+    page.click("button:text-is('Load')")
+    assert page.wait_for_selector("[role=alert]").inner_text() == "missing: no such model"
+
+
+def test_keys(open_page: OpenPage, fake: FakeServer) -> None:
+    page = open_page("/#/admin")
+    page.wait_for_selector("text=There are no keys.")
+    page.fill("form:has-text('New key') input >> nth=0", "Ada")
+    page.fill("label:has-text('Tokens a minute') input", "5000")
+    page.click("button:text-is('Create')")
+    assert tell(page.locator(".verdict code")) == "sk-mohist-000000000000-secret"
+    assert tell(page.locator("td:has-text('Tokens')")) == "Tokens a minute: 5,000"
+    assert fake.keys[0]["limits"] == {
+        "requests_per_minute": None,
+        "tokens_per_minute": 5000,
+        "concurrent_requests": None,
+    }
+    page.click("[aria-label='Revoke Ada']")
+    page.wait_for_selector("td:text-is('revoked')")
+
+
+@pytest.mark.parametrize(("by", "name"), [("model", "thinker-7b"), ("key", "this machine")])
+def test_usage(open_page: OpenPage, by: str, name: str) -> None:
+    page = open_page("/#/admin")
+    page.select_option("label:has-text('By') select", by)
+    row = page.locator("[aria-label=Usage] tbody tr")
+    until(page, lambda: row.count() == 1 and tell(row).split("\t")[0] == name)
+    assert tell(row).split("\t") == [name, "12", "3,400", "1,200", "5,600", "900", "CN¥0.01"]
+
+
+def test_who_is_no_admin_is_told(open_page: OpenPage, fake: FakeServer) -> None:
+    fake.admin = False
+    page = open_page("/#/admin")
+    assert tell(page.locator(".failure p").nth(1)) == "this needs the API key of an admin"
+    page.click(".failure button")
+    page.wait_for_selector("#api-key")
