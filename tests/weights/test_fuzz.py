@@ -33,7 +33,7 @@ FACTOR = 16
 CONSTANT_BYTES = 256 * 1024
 """Error messages, tracebacks, file objects and one read-ahead of a small file."""
 
-GGUF_CASES, REAL_CASES, SAFETENSORS_CASES, JSON_CASES = 6000, 600, 4000, 800
+GGUF_CASES, REAL_CASES, SAFETENSORS_CASES, JSON_CASES, PACKED_CASES = 6000, 600, 4000, 800, 1000
 EXTREMES = [
     0,
     1,
@@ -329,6 +329,46 @@ def test_mutated_json_files(model_folder: Path, bounded: Bound, name: str) -> No
             assert isinstance(checkpoint, SafetensorsCheckpoint)
             for tensor in checkpoint.tensors:
                 checkpoint.read(tensor)
+
+
+@pytest.fixture
+def packed_folder(ram_folder: Path) -> Path:
+    """MXFP4, 4-bit integers, and FP8 with bare exponents and with a single scale."""
+    library = pytest.importorskip("safetensors.torch")
+    folder = ram_folder / "packed"
+    folder.mkdir()
+    tensors = {
+        "e_blocks": torch.arange(192, dtype=torch.uint8).view(2, 3, 2, 16),
+        "e_scales": torch.full((2, 3, 2), 120, dtype=torch.uint8),
+        "i.weight_packed": torch.arange(-8, 8, dtype=torch.int32).view(2, 8),
+        "i.weight_scale": torch.ones(2, 2, dtype=torch.bfloat16),
+        "i.weight_shape": torch.tensor([2, 64]),
+        "f.weight": torch.ones(3, 5).to(torch.float8_e4m3fn),
+        "f.weight_scale_inv": torch.full((1, 1), 127, dtype=torch.uint8).view(torch.float8_e8m0fnu),
+    }
+    library.save_file(tensors, folder / "model.safetensors")
+    weights = {"num_bits": 4, "type": "int", "symmetric": True}
+    config = {"quantization_config": {"config_groups": {"g": {"weights": weights}}}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_mutated_packed_tensors(packed_folder: Path, bounded: Bound, name: str) -> None:
+    path = packed_folder / name
+    original = path.read_bytes()
+    head_bytes = 8 + int.from_bytes(original[:8], "little") if name.endswith("s") else len(original)
+    mutator = TextMutator(1, original, [(0, 8)], head_bytes)
+    loads = 0
+    for _ in range(PACKED_CASES // 2):
+        data = mutator.mutated()
+        write(path, data)
+        with bounded(8 * len(data) + 4096), contextlib.suppress(MohistError):
+            checkpoint = open_checkpoint(packed_folder)
+            for tensor, info in checkpoint.tensors.items():
+                assert checkpoint.read(tensor).info.shape == info.shape
+            loads += 1
+    assert 0.01 < loads / (PACKED_CASES // 2) < 0.8
 
 
 # Files made to take as much memory as they can.

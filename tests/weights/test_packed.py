@@ -84,7 +84,100 @@ def test_mxfp4_parts_that_do_not_fit_are_refused(
         SafetensorsCheckpoint(save(tmp_path, tensors))
 
 
+# INT4.
+
+
+def int4_config(**changes: Any) -> dict[str, Any]:
+    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
+    group = {"targets": ["Linear"], "weights": weights | changes}
+    return {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"g": group}}
+
+
+def int4_tensors(rows: int, columns: int, dtype: torch.dtype = torch.bfloat16) -> Tensors:
+    generator = torch.Generator().manual_seed(rows + columns)
+    packed = torch.randint(-(2**31), 2**31, (rows, columns // 8), generator=generator).int()
+    scale = torch.randn(rows, columns // 32, generator=generator).to(dtype)
+    return {
+        "w.weight_packed": packed,
+        "w.weight_scale": scale,
+        "w.weight_shape": torch.tensor([rows, columns]),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("shape", [(1, 32), (300, 96), (5, 224)])
+def test_int4_by_its_definition(tmp_path: Path, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    """Lowest bits first, an offset of 8, rounded once to the type of the scales."""
+    tensors = int4_tensors(*shape, dtype)
+    checkpoint = SafetensorsCheckpoint(save(tmp_path, tensors, quantization_config=int4_config()))
+    assert list(checkpoint.tensors) == ["w.weight"]
+    raw = checkpoint.read("w.weight")
+    assert raw.info == checkpoint.tensors["w.weight"]
+    words = tensors["w.weight_packed"].long() & 0xFFFFFFFF
+    codes = torch.stack([(words >> 4 * place) & 15 for place in range(8)], dim=2).view(shape) - 8
+    scales = tensors["w.weight_scale"].repeat_interleave(32, dim=1)
+    assert raw.data.dtype == dtype
+    assert torch.equal(raw.data, (codes.double() * scales.double()).to(dtype))
+
+
+@pytest.mark.parity
+def test_int4_unpacks_to_the_bits_of_compressed_tensors(tmp_path: Path) -> None:
+    reference = pytest.importorskip("compressed_tensors.compressors.pack_quantized.base")
+    schemes = pytest.importorskip("compressed_tensors.quantization")
+    tensors = int4_tensors(96, 160)
+    args = schemes.QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=32)
+    scheme = schemes.QuantizationScheme(targets=["Linear"], weights=args)
+    local = {name.removeprefix("w."): tensor for name, tensor in tensors.items()}
+    theirs = reference.PackedQuantizationCompressor.decompress(local, scheme)["weight"]
+    ours = SafetensorsCheckpoint(save(tmp_path, tensors, quantization_config=int4_config())).read("w.weight")
+    assert torch.equal(ours.data.view(torch.int16), theirs.view(torch.int16))
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "message"),
+    [
+        ({"w.weight_scale": None}, {}, "needs 'w.weight_scale'"),
+        ({"w.weight_shape": None}, {}, "needs 'w.weight_scale'"),
+        ({"w.weight_scale": torch.zeros(4, 3)}, {}, "divide its columns"),
+        ({"w.weight_scale": torch.zeros(3, 2)}, {}, "divide its columns"),
+        ({"w.weight": torch.zeros(1)}, {}, "4-bit tensor"),
+        ({"w.weight_zero_point": torch.zeros(4, 1, dtype=torch.int32)}, {}, "belongs to no packing"),
+        ({}, {"num_bits": 8}, "Mohist reads symmetric 4-bit ones"),
+        ({}, {"symmetric": False}, "Mohist reads symmetric 4-bit ones"),
+        ({}, {"actorder": "group"}, "Mohist reads symmetric 4-bit ones"),
+    ],
+)
+def test_int4_parts_that_do_not_fit_are_refused(
+    tmp_path: Path, change: dict[str, torch.Tensor | None], config: dict[str, Any], message: str
+) -> None:
+    tensors = {name: t for name, t in (int4_tensors(4, 64) | change).items() if t is not None}
+    with pytest.raises(WeightsError, match=message):
+        SafetensorsCheckpoint(save(tmp_path, tensors, quantization_config=int4_config(**config)))
+
+
+def test_int4_rows_that_are_padded_are_refused(tmp_path: Path) -> None:
+    tensors = int4_tensors(4, 64) | {"w.weight_shape": torch.tensor([4, 60])}
+    checkpoint = SafetensorsCheckpoint(save(tmp_path, tensors, quantization_config=int4_config()))
+    with pytest.raises(WeightsError, match=r"says \[4, 60\]: its rows are padded"):
+        checkpoint.read("w.weight")
+
+
 # FP8.
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_fp8_may_have_a_single_scale(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Mistral's: one scale a matrix, and one for activations that nobody needs here."""
+    codes = torch.randn(30, 20, generator=torch.Generator().manual_seed(0)).to(torch.float8_e4m3fn)
+    scale = torch.full(shape, 0.37)
+    tensors = {"w.weight": codes, "w.weight_scale_inv": scale, "w.activation_scale": torch.ones(shape)}
+    quantization = {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None}
+    checkpoint = SafetensorsCheckpoint(save(tmp_path, tensors, quantization_config=quantization))
+    assert list(checkpoint.tensors) == ["w.weight"]
+    assert torch.equal(checkpoint.read("w.weight").data, codes.float() * scale)
+    tensors["w.weight_scale_inv"] = torch.ones(1, 1)
+    with pytest.raises(WeightsError, match="needs a single float scale"):
+        SafetensorsCheckpoint(save(tmp_path, tensors, quantization_config=quantization))
 
 
 def test_fp8_scales_may_be_bare_exponents(tmp_path: Path) -> None:

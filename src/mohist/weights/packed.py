@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mohist.errors import WeightsError
-from mohist.weights import fp8, mxfp4
+from mohist.weights import fp8, int4, mxfp4
 from mohist.weights.formats import Packed, TensorInfo
 
 __all__ = ["find_packed"]
@@ -25,12 +25,13 @@ def find_packed(
     Raises WeightsError when parts are missing or do not fit, or when codes remain that no scheme explains.
     """
     found = fp8.find(folder, config, tensors) | mxfp4.find(folder, tensors)
+    found |= int4.find(folder, config, tensors)
     parts = {part for packed in found.values() for part in packed.parts}
     for name, info in tensors.items():
         if info.format.is_code and name not in parts:
             raise WeightsError(
                 f"{folder}: tensor {name!r:.100} is {info.format} and belongs to no packing that Mohist "
-                "reads (FP8 blocks, MXFP4); take the unquantised or the FP8 release of this model, or a GGUF "
+                "reads (FP8, MXFP4, INT4); take the unquantised or the FP8 release of this model, or a GGUF "
                 "file of it"
             )
     return found

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         write(checkpoint, args.target, format, status)
     print(f"{args.target}: {total_bytes(args.target):,} bytes")
     if format is not None and not args.no_loss:
-        print(loss_line(checkpoint, args.target, args.text or _SAMPLE))
+        print(loss_lines(checkpoint, args.target, args.text or _SAMPLE))
     return 0
 
 
@@ -130,8 +130,11 @@ def told(tensors: Iterable[RawTensor], count: int, status: Status) -> Iterator[R
         yield raw
 
 
-def loss_line(checkpoint: Checkpoint, target: Path, text: Path) -> str:
-    """What the conversion cost on a text, in words."""
+def loss_lines(checkpoint: Checkpoint, target: Path, text: Path) -> str:
+    """What the conversion cost on a text: by the rounding of the weights alone, and as Mohist runs them.
+
+    The kernels of quantised weights round their inputs, too, to 8 bits.
+    """
     from mohist.chat.chat import load_chat
     from mohist.errors import WeightsError
     from mohist.kernels import load_ops
@@ -147,10 +150,14 @@ def loss_line(checkpoint: Checkpoint, target: Path, text: Path) -> str:
     if len(tokens) < 2:
         raise WeightsError(f"{text}: has too little text to measure a loss on")
     with Status("measuring the loss"):
-        ops = load_ops()
+        ops, written = load_ops(), open_checkpoint(target)
         reference = load_decoder(checkpoint, ops, quantize="f32")
-        loss = measure_loss(reference, load_decoder(open_checkpoint(target), ops), tokens)
-    return f"against the source in float32: {loss.line()}"
+        weights = measure_loss(reference, load_decoder(written, ops, quantize="f32"), tokens)
+        as_run = measure_loss(reference, load_decoder(written, ops), tokens)
+    return (
+        "against the source, all in float32 arithmetic:\n"
+        f"  rounded weights:   {weights.line()}\n  as Mohist runs it: {as_run.line()}"
+    )
 
 
 def total_bytes(path: Path) -> int:
