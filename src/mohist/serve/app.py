@@ -133,7 +133,8 @@ class Gate:
                 extra={
                     "request_id": id,
                     "method": scope["method"],
-                    "path": scope["path"] if status != 404 else "",
+                    # The route's pattern: what stands in a path may be what somebody wrote.
+                    "route": getattr(scope.get("route"), "path", ""),
                     "status": status,
                     "seconds": round(time.monotonic() - begin_s, 6),
                     "key_id": state["principal"].key_id if "principal" in state else "",
