@@ -73,19 +73,15 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
     nested = text.get("quantization_config") if isinstance(text, dict) else None
     stated = config.get("quantization_config") or nested
     groups = stated.get("config_groups") if isinstance(stated, dict) else None
-    found = [group.get("weights") for group in groups.values()] if _is_groups(groups) else []
-    if not found or not all(map(_is_int4, found)):
+    if not isinstance(groups, dict) or not groups or not all(map(_is_int4, groups.values())):
         raise WeightsError(
             f"{folder}: quantization_config = {stated!r:.300}: of packed integers Mohist reads symmetric "
             "4-bit ones in groups (compressed-tensors, pack-quantized); take another release of this model"
         )
 
 
-def _is_groups(groups: Any) -> bool:
-    return isinstance(groups, dict) and all(isinstance(group, dict) for group in groups.values())
-
-
-def _is_int4(weights: Any) -> bool:
+def _is_int4(group: Any) -> bool:
+    weights = group.get("weights") if isinstance(group, dict) else None
     return (
         isinstance(weights, dict)
         and (weights.get("num_bits"), weights.get("type", "int")) == (4, "int")
