@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from functools import cache
+from pathlib import Path
 
 import tokenizers
 from tokenizers import AddedToken, decoders, pre_tokenizers
@@ -19,6 +21,7 @@ from mohist.llm import LLM
 from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig, RopeConfig
 from mohist.model.decoder import Decoder
 from mohist.model.load import init_decoder
+from mohist.model.save import save_decoder
 from mohist.types import SamplingParams
 
 CONTEXT = 1024
@@ -159,3 +162,17 @@ def script_llm(*, max_running: int = 64) -> LLM:
         engine=Engine(ScriptRunner(), EngineConfig(max_running=max_running)),
         defaults=SamplingParams(),
     )
+
+
+def save_babbler(folder: Path) -> Path:
+    """The babbler as a Hugging Face folder."""
+    save_decoder(tiny_decoder(), folder)
+    chat = tiny_chat()
+    chat.tokenizer.backend.save(str(folder / "tokenizer.json"))
+    settings = {
+        "chat_template": TEMPLATE,
+        "eos_token": "<|im_end|>",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder

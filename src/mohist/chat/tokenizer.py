@@ -242,7 +242,9 @@ def _encoding(backend: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
             f"the text has half a surrogate pair, {text[error.start]!r}, at character {error.start}; "
             "it is not valid Unicode and has no tokens"
         ) from None
-    return backend.encode(text, add_special_tokens=False)
+    # Unlike `encode`, this lets other threads run meanwhile: a long text takes seconds.
+    (encoding,) = backend.encode_batch([text], add_special_tokens=False)
+    return encoding
 
 
 def _byte_of(character: str) -> bytes:

@@ -7,7 +7,8 @@ import json
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from fastapi import Request, Response
+from fastapi import Request
+from fastapi.responses import JSONResponse
 
 __all__ = ["ClientLeft", "JsonReply", "json_bytes", "unless_client_leaves"]
 
@@ -21,10 +22,8 @@ def json_bytes(value: Any) -> bytes:
     )
 
 
-class JsonReply(Response):
-    """A response whose body is JSON."""
-
-    media_type = "application/json"
+class JsonReply(JSONResponse):
+    """A response whose body is `json_bytes` of its content."""
 
     def render(self, content: Any) -> bytes:
         """The body."""

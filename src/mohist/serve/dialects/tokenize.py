@@ -77,7 +77,7 @@ def routes(service: Service) -> APIRouter:
             tokens = await asyncio.to_thread(tokens_of, model, body, service.limits)
             reply = {"count": len(tokens), "max_model_len": model.llm.engine.capacity, "tokens": tokens}
             if body.return_token_strs:
-                reply["token_strs"] = [model.llm.chat.tokenizer.decode([token]) for token in tokens]
+                reply["token_strs"] = await asyncio.to_thread(token_texts, model, tokens)
         return JsonReply(reply, headers=ignored_header(body))
 
     async def count(body: TokenizeBody, request: Request) -> Response:
@@ -109,6 +109,11 @@ def routes(service: Service) -> APIRouter:
                 responses=documented(reply),
             )
     return router
+
+
+def token_texts(model: LocalModel, tokens: list[int]) -> list[str]:
+    """What each token spells by itself."""
+    return [model.llm.chat.tokenizer.decode([token]) for token in tokens]
 
 
 def tokens_of(model: LocalModel, body: TokenizeBody, limits: LimitsConfig) -> list[int]:
