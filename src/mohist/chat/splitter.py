@@ -165,14 +165,15 @@ class TagSplitter(Splitter):
             self._put("content", self._newlines, self._place - len(self._newlines))
 
     def _start(self, final: bool) -> bool:
-        """Thinking, a frame, a call without marks, or else content."""
+        """Thinking, a frame, a call without marks, or else content, which may begin with a call."""
         text = self._buffer.lstrip()
         bare = self._format.bare_call if self._schemas else ""
-        starts = [tag for tag in (self._format.think[0], *self._format.frame, bare) if tag]
+        marks = (self._format.think[0], *self._format.frame, *self._openings, bare)
+        starts = [tag for tag in marks if tag]
         found = max((tag for tag in starts if text.startswith(tag)), key=len, default=None)
         if any(tag.startswith(text) and tag != found for tag in starts) and not final:
             return False
-        if found is None:
+        if found is None or found in self._openings:
             self._state = "content"
         elif found == self._format.think[0]:
             self._enter("reasoning", text[len(found) :])
