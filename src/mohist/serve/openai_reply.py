@@ -154,6 +154,8 @@ class ModelEntry(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: str
+    local: bool
+    """Whether it runs here: then its tokens can be counted, and its answers replayed."""
     alias_of: str | None = None
     prices: Prices | None = None
     """What tokens cost; absent where they cost nothing."""

@@ -103,6 +103,7 @@ def make_app(fake: FakeServer) -> FastAPI:
             "data": [
                 {"id": "default", "object": "model", "alias_of": "thinker-7b", "thinking": "switch"},
                 {"id": "thinker-7b", "object": "model", "owned_by": "mohist", "prices": prices},
+                {"id": "far", "object": "model", "local": False},
                 {"id": "tiny", "object": "model", "thinking": "never", "context_length": 8192},
             ],
         }

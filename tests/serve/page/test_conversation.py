@@ -67,6 +67,15 @@ def test_a_model_that_does_not_think_is_not_asked_to(open_page: OpenPage, fake: 
     assert "thinking" not in fake.requests[0]
 
 
+def test_a_model_of_another_server_has_no_receipts(open_page: OpenPage, fake: FakeServer) -> None:
+    page = open_page()
+    page.select_option("#model", "far")
+    ask(page, "What is 2 + 2?")
+    assert fake.requests[0]["model"] == "far"
+    assert "receipt" not in fake.requests[0]
+    assert page.locator("[aria-label=Receipt]").count() == 0
+
+
 @pytest.mark.parametrize("how", ["button", "escape"])
 def test_stopping_keeps_what_came(open_page: OpenPage, fake: FakeServer, how: str) -> None:
     page = open_page()

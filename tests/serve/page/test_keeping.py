@@ -40,6 +40,7 @@ def test_a_reload_in_the_middle_of_an_answer(open_page: OpenPage) -> None:
     assert answers(page)[0].startswith("word0 word1 word2")
     assert "word30" in answers(page)[0]
     page.click("[aria-label='Answer again']")
+    page.click("[aria-label=Stop]")
     page.wait_for_selector("text=2 / 2")
 
 

@@ -13,7 +13,10 @@ RICH = (Path(__file__).parent / "scripts" / "rich.md").read_text(encoding="utf-8
 
 def test_events_are_the_same_however_their_bytes_are_cut(open_page: OpenPage) -> None:
     page = open_page()
-    source = "data: {a}\r\n\r\n: keep-alive\n\ndata:one\ndata: two\n\nevent: x\ndata: 兼爱🀄\r\rdata: [DONE]\n\ndata: rest"
+    source = (
+        "data: {a}\r\n\r\n: keep-alive\n\ndata:one\ndata: two\n\n"
+        "event: x\ndata: 兼爱🀄\r\rdata: [DONE]\n\ndata: rest"
+    )
     found = page.evaluate(
         """async (source) => {
             const place = document.querySelector("script[type=module]").src;

@@ -15,10 +15,10 @@ def test_throughput(open_page: OpenPage) -> None:
     tiles = [tile.split("\n") for tile in page.locator(".tiles div").all_inner_texts()]
     # The last look at second 99: both models at 1.1 times their speed.
     assert tiles == [
-        ["264", "generated tokens/s"],
-        ["720", "computed tokens/s"],
-        ["6", "running"],
-        ["2", "waiting"],
+        ["generated tokens/s", "264"],
+        ["computed tokens/s", "720"],
+        ["running", "6"],
+        ["waiting", "2"],
     ]
     assert page.locator(".chart polyline").count() == 2
     label = "Generated tokens a second over the last minutes; now 264."

@@ -81,7 +81,7 @@ def test_a_server_that_wants_a_key(open_page: OpenPage, fake: FakeServer, rememb
     ask(page, "What is 2 + 2?")
     page.reload()
     page.wait_for_selector(".answer")
-    until(page, lambda: page.locator("#model option").count() == 3)
+    until(page, lambda: page.locator("#model option").count() == 4)
     tab = page.context.new_page()
     tab.goto("/")
     tab.wait_for_selector("html[data-ready]")

@@ -14,6 +14,7 @@ from mohist.serve.openai_reply import ModelEntry, ModelList, documented
 from mohist.serve.openai_shape import error_body
 from mohist.serve.routes import error_route
 from mohist.serve.service import Service
+from mohist.serve.upstream import Upstream
 from mohist.serve.wire import JsonReply
 
 __all__ = ["routes"]
@@ -46,6 +47,7 @@ def entry(service: Service, name: str) -> dict[str, Any]:
         "object": "model",
         "created": service.started_at,
         "owned_by": "mohist",
+        "local": not isinstance(backend, Upstream),
     }
     if target != name:
         known["alias_of"] = target

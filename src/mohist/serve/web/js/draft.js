@@ -8,7 +8,7 @@ import { loadDraft, saveDraft } from "./database.js";
 import { readFile } from "./files.js";
 import { t } from "./i18n.js";
 import { whenLeaving } from "./leaving.js";
-import { chosenModel } from "./models.js";
+import { chosenModel, isLocal } from "./models.js";
 import { withFiles } from "./request.js";
 import { announce, notify } from "./state.js";
 import { createStore } from "./store.js";
@@ -90,7 +90,7 @@ function count() {
   counting.abort?.abort();
   const { text, files } = draft.get();
   const whole = withFiles(text, files);
-  if (!whole) draft.set({ tokens: null });
+  if (!whole || !isLocal(chosenModel())) draft.set({ tokens: null });
   else counting.timer = setTimeout(() => requestCount(whole), COUNT_AFTER_MS);
 }
 

@@ -24,6 +24,9 @@ export const chosenModel = () => settings.get().model || state.get().models?.[0]
 /** What /v1/models says of a name; undefined until it does. */
 export const modelCalled = (name) => state.get().models?.find((one) => one.id === name);
 
+/** Whether a model runs on the server itself, so that its tokens can be counted and its answers replayed. */
+export const isLocal = (name) => modelCalled(name)?.local ?? true;
+
 /**
  * What can be done about a model's thinking: "switch" it, nothing since it "always" or "never" thinks, or ask
  * for it without knowing ("unclear").

@@ -1,6 +1,6 @@
 // What is sent to the server for an answer.
 
-import { thinkingMode } from "./models.js";
+import { isLocal, thinkingMode } from "./models.js";
 import { settings } from "./settings.js";
 import { path } from "./tree.js";
 
@@ -12,8 +12,8 @@ export function requestOf(messages, answer) {
   const request = {
     messages: messagesOf(path(messages, answer.parent), chosen.system),
     seed: answer.seed,
-    receipt: true,
   };
+  if (isLocal(answer.model)) request.receipt = true;
   if (answer.model) request.model = answer.model;
   const thinking = thinkingOf(thinkingMode(answer.model), answer.thinking, chosen.thinking_budget);
   if (thinking) request.thinking = thinking;
