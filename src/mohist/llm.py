@@ -14,11 +14,13 @@ import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
 from mohist.chat.chat import Chat, load_chat
+from mohist.chat.guides.guides import Form, Guides
 from mohist.chat.stream import Delta
 from mohist.cost import Cost, peak_memory_bytes
 from mohist.engine.drafters import make_drafter
@@ -145,6 +147,39 @@ class LLM:
         """The tokens of `text` as it is, after bos where the model expects it, to continue it."""
         return self.chat.tokenizer.prompt(text)
 
+    @cached_property
+    def guides(self) -> Guides:
+        """What makes guides for this model's answers."""
+        return Guides(self.chat, self.decoder.config.vocab_size)
+
+    def request(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        sample: int = 0,
+        raw: bool = False,
+        form: Form | None = None,
+        adapter: str | None = None,
+    ) -> Request:
+        """What the engine is asked for an answer that ends as this model's do and has `form`.
+
+        Raises RequestError where answers cannot be kept to it.
+        """
+        params = self._complete(params)
+        guide = (
+            None
+            if form is None
+            else self.guides.factory(form, prompt, stop_tokens=params.stop_tokens, raw=raw)
+        )
+        return Request(
+            prompt=tuple(prompt),
+            params=params,
+            sample=sample,
+            guide=guide,
+            adapter=adapter or self.adapter,
+        )
+
     def stream(
         self,
         prompt: Sequence[int],
@@ -152,13 +187,12 @@ class LLM:
         *,
         sample: int = 0,
         raw: bool = False,
+        form: Form | None = None,
         adapter: str | None = None,
     ) -> Reply:
         """Begin one answer. `sample` numbers the answers to a prompt; `raw` text has no thinking."""
-        params = self._complete(params)
-        adapter = adapter or self.adapter
-        request = Request(prompt=tuple(prompt), params=params, sample=sample, adapter=adapter)
-        return Reply(self, request, raw=raw)
+        request = self.request(prompt, params, sample=sample, raw=raw, form=form, adapter=adapter)
+        return Reply(self, request, self.parser(prompt, raw=raw, form=form))
 
     def generate(
         self,
@@ -167,13 +201,12 @@ class LLM:
         *,
         num_samples: int = 1,
         raw: bool = False,
+        form: Form | None = None,
         adapter: str | None = None,
     ) -> tuple[list[Answer], Cost]:
         """Answer all prompts together, the samples of the first, then of the second, and so on; the cost."""
         start = perf_counter()
-        params = self._complete(params)
-        adapter = adapter or self.adapter
-        requests = [Request(prompt=tuple(prompt), params=params, adapter=adapter) for prompt in prompts]
+        requests = [self.request(prompt, params, raw=raw, form=form, adapter=adapter) for prompt in prompts]
         completions = self.engine.generate(requests, num_samples=num_samples)
         seconds = perf_counter() - start
         total = Cost(seconds=seconds, peak_bytes=peak_memory_bytes())
@@ -181,16 +214,18 @@ class LLM:
             total += Cost.of(completion.usage, flops=self.flops(completion))
         answers = []
         for completion in completions:
-            parser = self.parser(prompts[len(answers) // num_samples], raw=raw)
+            parser = self.parser(prompts[len(answers) // num_samples], raw=raw, form=form)
             for token in completion.tokens:
                 parser.push(token)
             parser.finish()
             answers.append(Answer(message=parser.message(), completion=completion))
         return answers, total
 
-    def parser(self, prompt: Sequence[int], *, raw: bool) -> Parser:
+    def parser(self, prompt: Sequence[int], *, raw: bool, form: Form | None = None) -> Parser:
         """What turns the tokens of an answer to `prompt` into text."""
-        return PlainText(self.chat) if raw else self.chat.stream(prompt)
+        if raw:
+            return PlainText(self.chat)
+        return self.chat.stream(prompt, tools=None if form is None else form.offered)
 
     def flops(self, completion: Completion) -> int:
         """Floating-point operations that an answer took: cached prompt tokens left out, wrong guesses not."""
@@ -230,9 +265,8 @@ class Reply:
     first_token_s: float
     """From the start of the iteration to the first token."""
 
-    def __init__(self, llm: LLM, request: Request, *, raw: bool) -> None:
-        self._llm, self._request = llm, request
-        self._parser = llm.parser(request.prompt, raw=raw)
+    def __init__(self, llm: LLM, request: Request, parser: Parser) -> None:
+        self._llm, self._request, self._parser = llm, request, parser
         self._stopping = False
 
     def stop(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mohist.chat.guides.guides import Form
 from mohist.cost import Cost
 from mohist.errors import RequestError
 from mohist.types import Completion, FinishReason, Message, SamplingParams, Usage
@@ -79,17 +80,29 @@ class FakeLLM:
         return [1, 2, 3]
 
     def stream(
-        self, prompt: Sequence[int], params: SamplingParams, *, sample: int = 0, raw: bool = False
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        *,
+        sample: int = 0,
+        raw: bool = False,
+        form: Form | None = None,
     ) -> FakeReply:
-        self.asked[-1] |= {"params": params, "sample": sample}
+        self.asked[-1] |= {"params": params, "sample": sample, "form": form}
         return FakeReply(self.script.pop(0), self.reason)
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, num_samples: int, raw: bool
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        num_samples: int,
+        raw: bool,
+        form: Form | None,
     ) -> tuple[list[FakeAnswer], Cost]:
         answers = []
         for sample in range(num_samples):
-            reply = self.stream(prompts[0], params, sample=sample)
+            reply = self.stream(prompts[0], params, sample=sample, form=form)
             list(reply)
             answers.append(reply.answer)
         return answers, FakeReply.cost

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from mohist.errors import ConfigError
 
 if TYPE_CHECKING:
+    from mohist.chat.guides.guides import Form
     from mohist.cost import Prices
     from mohist.llm import LLM
     from mohist.types import SamplingParams
@@ -16,12 +19,14 @@ __all__ = [
     "DEFAULT_MODEL",
     "THINKING",
     "add_adapter",
+    "add_form",
     "add_loading",
     "add_model",
     "add_prices",
     "add_sampling",
     "add_speculation",
     "add_thinking",
+    "form",
     "load_llm",
     "prices",
     "sampling",
@@ -131,6 +136,43 @@ def add_thinking(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="ask for thinking, for none, or leave it to the model (default: %(default)s)",
     )
+
+
+def add_form(parser: argparse.ArgumentParser) -> None:
+    """The form that answers must have."""
+    group = parser.add_argument_group(
+        "form", "Kept while the answer is made; what cannot be kept is an error."
+    )
+    shape = group.add_mutually_exclusive_group()
+    shape.add_argument(
+        "--json-schema", type=Path, metavar="FILE", help="the answer is JSON that fits this schema"
+    )
+    shape.add_argument("--json-object", action="store_true", help="the answer is any JSON object")
+    shape.add_argument("--regex", metavar="PATTERN", help="the answer matches this as a whole")
+    group.add_argument(
+        "--thinking-budget", type=int, metavar="N", help="close thinking after this many tokens"
+    )
+
+
+def form(args: argparse.Namespace) -> Form | None:
+    """The form that the command line asks for, if it asks for one."""
+    from mohist.chat.guides.guides import Form
+    from mohist.chat.guides.schema import JSON_OBJECT
+
+    schema = JSON_OBJECT if args.json_object else None
+    if args.json_schema is not None:
+        schema = _json_file(args.json_schema)
+    asked = Form(schema=schema, pattern=args.regex, thinking_budget=args.thinking_budget)
+    return None if asked.is_free else asked
+
+
+def _json_file(path: Path) -> Any:
+    import json
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"--json-schema {path}: not a JSON file: {error}") from error
 
 
 def thinking(args: argparse.Namespace) -> bool | None:

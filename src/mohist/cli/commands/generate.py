@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mohist.cli import options
 from mohist.cli.terminal import Pieces, on_interrupt
-from mohist.errors import ConfigError
+from mohist.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
     from mohist.llm import Answer, Reply
@@ -21,6 +21,7 @@ EXAMPLES = """\
   mohist generate hf:Qwen/Qwen3-0.6B "What is 17 * 23?" --temperature 0 --max-tokens 200
   mohist generate --raw "Once upon a time" --num-samples 4 --seed 7
   mohist generate model.gguf - --json < question.txt
+  mohist generate "A person, as JSON." --json-schema person.schema.json --thinking-budget 500
 """
 
 
@@ -45,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--top-logprobs", type=int, metavar="N", help="with --json: the N likeliest at each token"
     )
     options.add_sampling(parser)
+    options.add_form(parser)
     options.add_loading(parser)
     options.add_speculation(parser)
     options.add_adapter(parser)
@@ -64,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     *model, prompt = args.words
     args.model = model[0] if model else options.DEFAULT_MODEL
     prices = options.prices(args)
+    form = options.form(args)
     text = sys.stdin.read() if prompt == "-" else prompt
     llm = options.load_llm(args)
     params = options.sampling(args, llm.defaults)
@@ -71,16 +74,19 @@ def run(args: argparse.Namespace) -> int:
         llm.encode(text) if args.raw else llm.render(conversation(text, args.system), options.thinking(args))
     )
     if args.num_samples == 1 and not args.json:
-        reply = llm.stream(tokens, params, raw=args.raw)
+        reply = llm.stream(tokens, params, raw=args.raw, form=form)
         show(reply)
-        rate, cost = reply.tokens_per_second, reply.cost
+        rate, cost, answers = reply.tokens_per_second, reply.cost, [reply.answer]
     else:
-        answers, cost = llm.generate([tokens], params, num_samples=args.num_samples, raw=args.raw)
+        answers, cost = llm.generate([tokens], params, num_samples=args.num_samples, raw=args.raw, form=form)
         rate = cost.completion_tokens / cost.seconds
         for index, answer in enumerate(answers):
             print(as_json(answer) if args.json else as_text(answer, index, args.num_samples))
     sys.stdout.flush()
     print(f"{rate:.1f} tokens/s, {cost.line(prices)}", file=sys.stderr)
+    failed = [answer.completion.error for answer in answers if answer.completion.error]
+    if failed:
+        raise RequestError(f"{len(failed)} of {len(answers)} answers failed: {failed[0]}")
     return 0
 
 

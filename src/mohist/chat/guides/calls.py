@@ -1,0 +1,97 @@
+"""Grammars for tool calls, of what a chat format says about how its models write them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mohist.chat.calls import CallSyntax
+from mohist.chat.guides.grammar import json_rule, literal
+from mohist.chat.guides.schema import checked_schema
+from mohist.chat.tokenizer import Tokenizer
+from mohist.errors import RequestError
+
+__all__ = ["CallGrammar"]
+
+_MOST_NUMBERED = 16
+"""Calls of one answer, in formats that number them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallGrammar:
+    """Writes rules for calls of `tools`, which are JSON schemas of arguments by name."""
+
+    tokenizer: Tokenizer
+    syntax: CallSyntax
+    tools: Mapping[str, Mapping[str, Any]]
+    parallel: bool
+    """Whether an answer may hold several calls."""
+
+    def calls(self) -> str:
+        """Rules of which `calls` is all calls of an answer. Raises RequestError."""
+        return self._rules(self.syntax, self.syntax)
+
+    def after(self, trigger: str, *, to_the_end: bool) -> str:
+        """The same, from where `trigger` has been written, the beginning of all calls or of one.
+
+        Where it begins one call, the rules end with that, unless calls go on `to_the_end` of the answer.
+        Newlines after the trigger are left out.
+        """
+        syntax = self.syntax
+        if syntax.opening:
+            begun = replace(syntax, opening=_after(syntax.opening, trigger))
+            return self._rules(begun, begun)
+        before, after = syntax.call
+        begun = replace(syntax, call=(_after(before, trigger), after))
+        if to_the_end:
+            return self._rules(begun, syntax)
+        return replace(self, parallel=False)._rules(begun, begun)
+
+    def _rules(self, first: CallSyntax, others: CallSyntax) -> str:
+        """Rules for a call that is written as `first` says and calls as `others` says."""
+        opening, closing = self._literal(first.opening), self._literal(first.closing)
+        between = self._literal(others.between)
+        rules = self._call("first", first, 0)
+        if not self.parallel:
+            return rules + f"calls: {opening} first {closing}\n"
+        if not _is_numbered(others):
+            rules += self._call("other", others, 1)
+            return rules + f"calls: {opening} first ({between} other)* {closing}\n"
+        for index in range(1, _MOST_NUMBERED):
+            rules += self._call(f"other_{index}", others, index)
+            rules += f"more_{index}: ({between} other_{index} more_{index + 1})?\n"
+        return rules + f'more_{_MOST_NUMBERED}: ""\ncalls: {opening} first more_1 {closing}\n'
+
+    def _call(self, rule: str, syntax: CallSyntax, index: int) -> str:
+        """`rule` for a call of any tool."""
+        if syntax.argument is not None:
+            raise RequestError("tools: calls cannot be constrained in this model's format: it writes no JSON")
+        names = [f"{rule}_tool_{i}" for i in range(len(self.tools))]
+        rules = f"{rule}: {' | '.join(names)}\n"
+        for name, (tool, schema) in zip(names, self.tools.items(), strict=True):
+            before, after = (self._literal(_filled(text, tool, index)) for text in syntax.call)
+            arguments = json_rule(checked_schema(schema, f"the schema of tool {tool!r}"))
+            rules += f"{name}: {before} {name}_arguments {after}\n{name}_arguments: {arguments}\n"
+        return rules
+
+    def _literal(self, text: str) -> str:
+        return literal(self.tokenizer, text)
+
+
+def _after(text: str, trigger: str) -> str:
+    if not text.startswith(trigger):
+        raise RequestError("tools: strict tools are not supported for this model's format of calls")
+    return text.removeprefix(trigger).lstrip("\n")
+
+
+def _is_numbered(syntax: CallSyntax) -> bool:
+    text = "".join(syntax.call)
+    return _filled(text, "", 0) != _filled(text, "", 1)
+
+
+def _filled(text: str, name: str, index: int) -> str:
+    fields = {"name": name, "index": str(index), "index1": str(index + 1), "number": str(index + 1)}
+    for field, value in fields.items():
+        text = text.replace(f"{{{field}}}", value)
+    return text

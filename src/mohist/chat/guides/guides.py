@@ -1,0 +1,229 @@
+"""What a request may ask of an answer's form, and the guides that see to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from mohist.chat.chat import Chat
+from mohist.chat.guides.answer import AnswerGuide, Budget, Plan
+from mohist.chat.guides.calls import CallGrammar
+from mohist.chat.guides.grammar import Grammar, json_rule, regex_rule
+from mohist.chat.guides.schema import JSON_OBJECT, checked_schema
+from mohist.chat.guides.vocabulary import Vocabulary
+from mohist.errors import RequestError
+from mohist.types import GuideFactory
+
+__all__ = ["Form", "Guides", "ToolForm"]
+
+MAX_PATTERN_CHARS = 8192
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_NEWLINES = r"/\n\n?/"
+"""What models write between the end of their thinking and the answer; no part of either."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolForm:
+    """A tool, as far as the form of its calls goes."""
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """The JSON schema of its arguments, an object."""
+    strict: bool = True
+    """Whether arguments must fit the schema; otherwise any JSON object does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """The form that an answer must have. Thinking is free; what follows it is not."""
+
+    schema: Mapping[str, Any] | None = None
+    """The answer is JSON that fits this schema (`JSON_OBJECT`: any object)."""
+    pattern: str | None = None
+    """The answer matches this regular expression as a whole."""
+    tools: tuple[ToolForm, ...] = ()
+    """Calls of these may stand in the answer, or be all of it."""
+    calls: Literal["free", "strict", "required"] = "free"
+    """Calls are as the model makes them, have the right form wherever they stand, or are all there is."""
+    parallel: bool = True
+    """Whether there may be more than one call."""
+    thinking_budget: int | None = None
+    """Most tokens of thinking; then it is closed, and the answer begins."""
+
+    def __post_init__(self) -> None:
+        if self.schema is not None and self.pattern is not None:
+            raise RequestError("schema and pattern: an answer has one form; give only one of them")
+        if self.calls == "required" and (self.schema is not None or self.pattern is not None):
+            raise RequestError("calls are required, so nothing else can be: drop the schema or pattern")
+        if self.calls != "free" and not self.tools:
+            raise RequestError(f"calls = {self.calls!r}: there are no tools to call")
+        if self.calls == "strict" and (self.schema is not None or self.pattern is not None):
+            raise RequestError("strict tools beside a schema or pattern are not supported: drop one of them")
+        if self.thinking_budget is not None and self.thinking_budget < 0:
+            raise RequestError(f"thinking_budget = {self.thinking_budget}: it must be at least 0")
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing is asked for."""
+        free_answer = self.schema is None and self.pattern is None and self.calls == "free"
+        return free_answer and self.thinking_budget is None
+
+    @property
+    def offered(self) -> list[Mapping[str, Any]] | None:
+        """The tools as parsers of answers take them; None where others may be called too."""
+        if not self.tools and self.schema is None and self.pattern is None:
+            return None
+        return [{"function": {"name": tool.name, "parameters": tool.parameters}} for tool in self.tools]
+
+
+class Guides:
+    """Makes guides for the answers of one model. Threads may share it."""
+
+    def __init__(self, chat: Chat, vocab_size: int) -> None:
+        """`vocab_size` is that of the model's logits."""
+        self._chat = chat
+        self._vocabulary = Vocabulary(chat.tokenizer, vocab_size)
+
+    def factory(
+        self, form: Form, prompt: Sequence[int], *, stop_tokens: Iterable[int] = (), raw: bool = False
+    ) -> GuideFactory | None:
+        """What makes guides for the samples of an answer to `prompt`; None if `form` asks for nothing.
+
+        The answer ends with one of `stop_tokens` (default: the chat's). `raw`: the prompt is plain text, and
+        so is the answer. Compiling a schema takes milliseconds, up to a second; the first one of a model a
+        second more. Raises RequestError that says what cannot be done.
+        """
+        if form.is_free:
+            return None
+        stops = tuple(stop_tokens) or self._chat.stop_tokens
+        if raw:
+            return partial(AnswerGuide, self._raw_plan(form, stops))
+        return partial(AnswerGuide, self._chat_plan(form, prompt, stops))
+
+    def _raw_plan(self, form: Form, stops: tuple[int, ...]) -> Plan:
+        if form.calls != "free" or form.thinking_budget is not None:
+            raise RequestError("a plain text has neither thinking nor calls of tools: ask in a chat")
+        return Plan(
+            vocabulary=self._vocabulary,
+            reader=_PlainReader,
+            stop_tokens=stops,
+            think_end=b"",
+            grammar=self._grammar(form, after_thinking=False),
+        )
+
+    def _chat_plan(self, form: Form, prompt: Sequence[int], stops: tuple[int, ...]) -> Plan:
+        chat, kind = self._chat, self._chat.format
+        if kind.channels is not None:
+            raise RequestError("the form of answers cannot be constrained in this model's chat format")
+        thinks = chat.opens_thinking(prompt)
+        may_think = not thinks and chat.thinking_mode in ("switch", "unclear") and not self._closed(prompt)
+        think_token = chat.tokenizer.token(kind.think[0]) if may_think else None
+        formed = form.schema is not None or form.pattern is not None or form.calls == "required"
+        texts = chat.tokenizer.markup
+        calls = self._call_parts(form) if form.calls != "free" else {}
+        return Plan(
+            vocabulary=self._vocabulary,
+            reader=partial(chat.stream, prompt, tools=form.offered),
+            stop_tokens=stops,
+            think_end=kind.think[1].encode(),
+            think_token=think_token,
+            hidden=frozenset(t for t, text in texts.items() if text not in kind.answer_markup),
+            budget=self._budget(form.thinking_budget),
+            grammar=self._grammar(form, after_thinking=False) if formed and not thinks else None,
+            grammar_after=self._grammar(form, after_thinking=True)
+            if formed and (thinks or think_token is not None)
+            else None,
+            parallel=form.parallel,
+            **calls,
+        )
+
+    def _closed(self, prompt: Sequence[int]) -> bool:
+        """Whether the template closed thinking, so that the answer comes at once."""
+        text = self._chat.tokenizer.decode(prompt[-32:])
+        return text.rstrip().endswith(self._chat.format.think[1])
+
+    def _budget(self, tokens: int | None) -> Budget | None:
+        if tokens is None:
+            return None
+        kind, tokenizer = self._chat.format, self._chat.tokenizer
+        closing = kind.early_stop or f"\n{kind.think[1]}\n\n"
+        at_once = closing[closing.index(kind.think[1]) :]
+        return Budget(
+            tokens=tokens,
+            closing=tuple(tokenizer.encode(closing)),
+            closing_at_once=tuple(tokenizer.encode(at_once)),
+        )
+
+    def _grammar(self, form: Form, *, after_thinking: bool) -> Grammar:
+        """Of an answer that is nothing but what `form` asks for."""
+        if form.schema is not None:
+            what, rules = "schema", f"answer: {json_rule(checked_schema(form.schema))}\n"
+        elif form.pattern is not None:
+            if len(form.pattern) > MAX_PATTERN_CHARS:
+                raise RequestError(
+                    f"the pattern has {len(form.pattern)} characters; at most {MAX_PATTERN_CHARS} are taken"
+                )
+            what, rules = f"pattern {form.pattern!r:.80}", f"answer: {regex_rule(form.pattern)}\n"
+        else:
+            what, rules = "tools", "answer: calls\n" + self._call_grammar(form).calls()
+        start = f"start: NEWLINES? answer\nNEWLINES: {_NEWLINES}\n" if after_thinking else "start: answer\n"
+        return Grammar(self._vocabulary, start + rules, what)
+
+    def _call_grammar(self, form: Form) -> CallGrammar:
+        syntax = self._chat.format.calls
+        if syntax is None:
+            raise RequestError("tools: calls cannot be constrained in this model's chat format")
+        return CallGrammar(
+            tokenizer=self._chat.tokenizer, syntax=syntax, tools=_schemas(form), parallel=form.parallel
+        )
+
+    def _call_parts(self, form: Form) -> dict[str, Any]:
+        """The fields of a `Plan` that are about calls."""
+        grammar, tokenizer = self._call_grammar(form), self._chat.tokenizer
+        syntax = grammar.syntax
+        begin = syntax.opening + syntax.call[0]
+        sections = [pair for pair in self._chat.format.tool_sections if pair[0] and begin.startswith(pair[0])]
+        opener, closer = max(sections, key=lambda pair: len(pair[0]), default=("", ""))
+        written = tokenizer.split("".join((begin, syntax.call[1], syntax.between, syntax.closing)))
+        parts: dict[str, Any] = {
+            "closer": closer.encode() if closer not in begin else b"",
+            "spelled": tuple(tokenizer.token_bytes(piece) for piece in written if isinstance(piece, int)),
+        }
+        if form.calls == "required":
+            if any(begin.startswith(text) for text in self._chat.format.frame):
+                raise RequestError("tools: calls cannot be required in this model's chat format")
+            return parts | {"no_trigger": opener.encode()}
+        if not opener:
+            raise RequestError("tools: strict tools are not supported for this model's format of calls")
+        rules = f"start: NEWLINES? calls\nNEWLINES: {_NEWLINES}\n" + grammar.after(
+            opener, to_the_end=not closer
+        )
+        section = Grammar(self._vocabulary, rules, "tools")
+        return parts | {"trigger": opener.encode(), "section": section, "section_ends": bool(closer)}
+
+
+def _schemas(form: Form) -> dict[str, Mapping[str, Any]]:
+    """The schema that the arguments of each tool must fit: always of an object."""
+    schemas: dict[str, Mapping[str, Any]] = {}
+    for tool in form.tools:
+        if not _TOOL_NAME.fullmatch(tool.name):
+            raise RequestError(f"tool {tool.name!r:.80}: a name is 1 to 64 letters, digits, '_', '-' or '.'")
+        if tool.name in schemas:
+            raise RequestError(f"tool {tool.name!r}: there are two of this name")
+        kind = tool.parameters.get("type", "object")
+        if kind != "object":
+            raise RequestError(f"tool {tool.name!r}: its parameters are of type {kind!r:.80}, not an object")
+        schemas[tool.name] = {"type": "object", **tool.parameters} if tool.strict else JSON_OBJECT
+    return schemas
+
+
+class _PlainReader:
+    """A reader of text that is nothing but text."""
+
+    thinking = inside_character = False
+
+    def push(self, token: int) -> None:
+        """See `Reader`."""
