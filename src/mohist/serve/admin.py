@@ -21,6 +21,7 @@ from mohist.serve.keys import KeyRing, Keys
 from mohist.serve.limits import KeyLimits
 from mohist.serve.loading import ModelConfig
 from mohist.serve.models import Models, ModelState
+from mohist.serve.openai_reply import ErrorBody
 from mohist.serve.openai_shape import error_body
 from mohist.serve.routes import error_route, principal
 from mohist.serve.throughput import Moment, Throughput
@@ -30,21 +31,6 @@ __all__ = ["routes"]
 
 Count = Annotated[int, Field(ge=1, lt=2**53)]
 Time = Annotated[int, Query(ge=0, le=2**62)]
-
-
-class ErrorInfo(BaseModel):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class Problem(BaseModel):
-    """Every error looks like this."""
-
-    error: ErrorInfo
 
 
 Price = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
@@ -133,7 +119,7 @@ def routes(
         route_class=error_route(error_body),
         dependencies=[Depends(_admin)],
         responses={
-            status: {"model": Problem, "description": text}
+            status: {"model": ErrorBody, "description": text}
             for status, text in {
                 400: "Something in the request is wrong",
                 401: "No valid API key",
@@ -168,11 +154,13 @@ def routes(
 
 def _model_routes(router: APIRouter, models: Models) -> None:
     """Models come and go, and aliases are switched, while requests run."""
-    conflict: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "The name is in use"}}
-    unloaded: dict[int | str, dict[str, Any]] = {
-        503: {"model": Problem, "description": "It cannot be loaded"}
+    conflict: dict[int | str, dict[str, Any]] = {
+        409: {"model": ErrorBody, "description": "The name is in use"}
     }
-    unknown: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such model"}}
+    unloaded: dict[int | str, dict[str, Any]] = {
+        503: {"model": ErrorBody, "description": "It cannot be loaded"}
+    }
+    unknown: dict[int | str, dict[str, Any]] = {404: {"model": ErrorBody, "description": "No such model"}}
 
     @router.get("/models")
     async def all_models() -> AllModels:
@@ -230,7 +218,7 @@ def _key_routes(router: APIRouter, keys: Keys, ring: KeyRing) -> None:
     @router.delete(
         "/keys/{id}",
         status_code=204,
-        responses={404: {"model": Problem, "description": "No valid key has this id"}},
+        responses={404: {"model": ErrorBody, "description": "No valid key has this id"}},
     )
     async def revoke(id: str) -> None:
         """Make a key invalid at once and for good."""

@@ -17,11 +17,12 @@ from fastapi.responses import JSONResponse
 
 from mohist.serve.access import OPEN_PATH
 from mohist.serve.local import LocalModel
+from mohist.serve.openai_reply import ErrorBody
 from mohist.serve.service import Service
 from mohist.serve.worker import EngineWorker
 from mohist.types import Request, SamplingParams
 
-__all__ = ["Readiness", "routes"]
+__all__ = ["Readiness", "refusals", "routes"]
 
 PROBE = Request(prompt=(0,), params=SamplingParams(max_tokens=1, temperature=0.0))
 
@@ -93,6 +94,12 @@ class Readiness:
                 self._decoded_s[worker] = time.monotonic()
 
 
+def refusals() -> dict[int | str, dict[str, Any]]:
+    """What the gate may say instead of a route, for the OpenAPI document."""
+    texts = {401: "No valid API key", 403: "Not from this page or under this name"}
+    return {status: {"model": ErrorBody, "description": text} for status, text in texts.items()}
+
+
 def routes(readiness: Readiness) -> APIRouter:
     """GET /health/live and /health/ready."""
     router = APIRouter(tags=["health"])
@@ -103,7 +110,8 @@ def routes(readiness: Readiness) -> APIRouter:
         return {"status": "live"}
 
     @router.get(
-        "/health/ready", responses={503: {"description": "It cannot answer now; `problems` says why"}}
+        "/health/ready",
+        responses=refusals() | {503: {"description": "It cannot answer now; `problems` says why"}},
     )
     async def ready() -> JSONResponse:
         """Every loaded model decodes tokens, and new requests are taken."""

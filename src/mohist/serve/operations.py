@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from sqlalchemy.exc import SQLAlchemyError
 
 from mohist.engine.engine import EngineStats
@@ -71,7 +72,7 @@ class Operations:
         """The routes of operators: /health, /metrics, /admin."""
         metrics = APIRouter(tags=["health"])
 
-        @metrics.get("/metrics", response_class=Response)
+        @metrics.get("/metrics", response_class=PlainTextResponse, responses=health.refusals())
         async def scrape() -> Response:
             """Everything that Prometheus may know."""
             return Response(self._metrics.text(), media_type=CONTENT_TYPE)
