@@ -112,10 +112,9 @@ class LLM:
 
         `threads` defaults to the physical cores, `cache_tokens` (what all running requests share) to the
         model's context, `quantize` ("q8_0", "q4_0", "q4_1") to the formats in the file. With `speculate`
-        ("lookup") tokens are guessed ahead, which changes no answer. `adapters` are folders with LoRA
-        adapters in PEFT's files, by the names that requests use. Raises MohistError.
+        ("lookup", "mtp", "draft:SOURCE") tokens are guessed ahead, which changes no answer. `adapters` are
+        folders with LoRA adapters in PEFT's files, by the names that requests use. Raises MohistError.
         """
-        drafter = make_drafter(speculate)
         path = resolve(source, offline=offline, progress=progress)
         checkpoint = open_checkpoint(path)
         ops = load_ops(threads=threads)
@@ -127,7 +126,7 @@ class LLM:
         runner = DecoderRunner(decoder, ops, num_blocks=-(-tokens // BLOCK_SIZE), block_size=BLOCK_SIZE)
         for name, folder in (adapters or {}).items():
             runner.add_adapter(name, folder)
-        speculation = None
+        speculation, drafter = None, make_drafter(speculate, runner, offline=offline)
         if drafter is not None:
             speculation = Speculator(drafter)
             runner.prepare(1 + count for count in (0, *COUNTS))

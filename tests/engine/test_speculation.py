@@ -114,6 +114,12 @@ class TimedRunner(FakeRunner):
         self.now += 1 + self.row_s * (sum(chunk.num_rows for chunk in chunks) - 1)
         return super().run(chunks)
 
+    def backlog(self, sequence: Sequence) -> int:
+        return 0
+
+    def observe(self, chunks: Seq[Chunk], outcomes: Seq[Outcome]) -> None:
+        pass
+
     def propose(self, sequences: Seq[Sequence], counts: Seq[int]) -> list[list[int]]:
         return [self.truth.guesses(*pair) for pair in zip(sequences, counts, strict=True)]
 

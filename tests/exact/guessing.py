@@ -19,7 +19,7 @@ class Always:
         return self.drafter.propose(sequences, [min(self.most, limit, each) for limit in limits])
 
     def observe(self, chunks: Seq[Chunk], outcomes: Seq[Outcome], seconds: float) -> None:
-        pass
+        self.drafter.observe(chunks, outcomes)
 
     def forget(self, sequence: Sequence) -> None:
         self.drafter.forget(sequence)

@@ -84,8 +84,8 @@ def add_speculation(parser: argparse.ArgumentParser) -> None:
         "--speculate",
         metavar="HOW",
         default="lookup",
-        help="guess tokens ahead, which changes no answer: lookup (from the text so far) or off "
-        "(default: %(default)s)",
+        help="guess tokens ahead, which changes no answer: lookup (from the text so far), mtp (by the "
+        "model's own module), draft:MODEL (by a smaller model) or off (default: %(default)s)",
     )
 
 

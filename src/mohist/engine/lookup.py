@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from weakref import WeakKeyDictionary
 
-from mohist.engine.sequence import Sequence
+from mohist.engine.sequence import Chunk, Outcome, Sequence
 
 __all__ = ["PromptLookup"]
 
@@ -21,6 +21,13 @@ class PromptLookup:
 
     def __init__(self) -> None:
         self._places: WeakKeyDictionary[Sequence, _Places] = WeakKeyDictionary()
+
+    def backlog(self, sequence: Sequence) -> int:
+        """See `Drafter`: reading tokens costs next to nothing."""
+        return 0
+
+    def observe(self, chunks: Seq[Chunk], outcomes: Seq[Outcome]) -> None:
+        """See `Drafter`: tokens are all that it needs."""
 
     def propose(self, sequences: Seq[Sequence], counts: Seq[int]) -> list[list[int]]:
         """See `Drafter`."""

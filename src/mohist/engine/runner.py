@@ -8,9 +8,9 @@ op by op. Both run the same ops.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -39,7 +39,7 @@ LOGIT_ROWS = 256
 class CachedAttend:
     """`Attend` over a paged cache: keys and values stay for later steps."""
 
-    def __init__(self, ops: Ops, caches: Seq[KvCache], rows: RowPlan) -> None:
+    def __init__(self, ops: Ops, caches: Mapping[int, KvCache], rows: RowPlan) -> None:
         self._ops, self._caches, self._rows = ops, caches, rows
 
     def __call__(self, spec: AttentionSpec, q_TNH: Tensor, k_TGH: Tensor, v_TGV: Tensor | None, /) -> Tensor:
@@ -64,14 +64,14 @@ class _DecodeStep:
         self._sequence = self._sequence_T.numpy()
         self._tables = self._tables_SB.numpy()
         self._buffers = SampleBuffers(MAX_TAPED_ROWS, min(MAX_TOP, runner.vocab_size))
-        self._tapes: dict[tuple[int, tuple[Span, ...]], tuple[Tape, Tensor]] = {}
+        self._tapes: dict[tuple[int, tuple[Span, ...]], tuple[Tape, Tensor, Tensor]] = {}
 
     def forget(self) -> None:
         """Drop the tapes: they point at weights that were replaced."""
         self._tapes.clear()
 
-    def run(self, chunks: Seq[Chunk]) -> SampledRows:
-        """Compute the rows of these chunks, and draw from each."""
+    def run(self, chunks: Seq[Chunk]) -> tuple[SampledRows, Tensor]:
+        """Compute the rows of these chunks and draw from each; hidden states [T, D] last until the next."""
         count = 0
         for i, chunk in enumerate(chunks):
             for position, token in enumerate(chunk.tokens, chunk.start):
@@ -80,11 +80,12 @@ class _DecodeStep:
             blocks = chunk.sequence.blocks
             self._tables[i, : len(blocks)] = blocks
         self._buffers.fill([row for chunk in chunks for row in self._runner.sample_rows(chunk)])
-        self.tape(count, adapter_spans(chunks)).replay()
-        return self._buffers.read(count)
+        tape, hidden_TD = self.tape(count, adapter_spans(chunks))
+        tape.replay()
+        return self._buffers.read(count), hidden_TD
 
-    def tape(self, count: int, spans: tuple[Span, ...] = ()) -> Tape:
-        """The recorded step of so many rows, some of them with adapters."""
+    def tape(self, count: int, spans: tuple[Span, ...] = ()) -> tuple[Tape, Tensor]:
+        """The recorded step of so many rows, some with adapters, and where their hidden states will be."""
         if (count, spans) not in self._tapes:
             rows = RowPlan(self._positions_T[:count], self._sequence_T[:count], self._tables_SB)
             with self._ops.record() as tape:
@@ -93,8 +94,8 @@ class _DecodeStep:
                 self._ops.sample_into(logits_TV, self._buffers)
             if len(self._tapes) == MAX_TAPES:
                 del self._tapes[next(iter(self._tapes))]
-            self._tapes[count, spans] = tape, logits_TV
-        return self._tapes[count, spans][0]
+            self._tapes[count, spans] = tape, hidden_TD, logits_TV
+        return self._tapes[count, spans][:2]
 
 
 class DecoderRunner:
@@ -108,10 +109,12 @@ class DecoderRunner:
         self.num_blocks, self.block_size = num_blocks, block_size
         self.max_positions = decoder.config.max_positions
         self.vocab_size = decoder.config.vocab_size
-        self._caches = [
-            KvCache.zeros(spec, num_blocks=num_blocks, block_size=block_size, device=ops.device)
+        self.keeps_hidden = False
+        """Whether outcomes carry hidden states, for whoever drafts with them."""
+        self._caches = {
+            spec.layer: KvCache.zeros(spec, num_blocks=num_blocks, block_size=block_size, device=ops.device)
             for spec in decoder.attention_specs
-        ]
+        }
         self._adapters = Adapters(decoder)
         self._decode = _DecodeStep(self, ops) if isinstance(ops, NativeOps) else None
         self._seen: WeakKeyDictionary[Sequence, dict[int, int]] = WeakKeyDictionary()
@@ -156,8 +159,9 @@ class DecoderRunner:
         num_rows = sum(chunk.num_rows for chunk in chunks)
         decodes = num_rows == sum(chunk.num_draws for chunk in chunks)
         if self._decode is not None and decodes and num_rows <= MAX_TAPED_ROWS:
-            draws = iter(_draws(self._decode.run(chunks)))
-            return [Outcome(tuple(islice(draws, chunk.num_draws))) for chunk in chunks]
+            sampled, hidden_TD = self._decode.run(chunks)
+            draws, hidden = iter(_draws(sampled)), self._hidden(hidden_TD, chunks)
+            return [Outcome(tuple(islice(draws, chunk.num_draws)), (), next(hidden)) for chunk in chunks]
         return self._run_eagerly(chunks)
 
     def forward(self, tokens_T: Tensor, rows: RowPlan, spans: Seq[Span] = ()) -> Tensor:
@@ -207,13 +211,19 @@ class DecoderRunner:
         ]
         sample_rows = [row for chunk in chunks if chunk.draws for row in self.sample_rows(chunk)]
         draws = iter(self._draw(hidden_TD[drawn], sample_rows))
-        outcomes = []
+        outcomes, hidden = [], self._hidden(hidden_TD, chunks)
         for chunk, end in zip(chunks, ends, strict=True):
             scores: tuple[float, ...] = ()
             if chunk.scores:
                 scores = self._score(hidden_TD[end - chunk.num_rows : end], chunk)
-            outcomes.append(Outcome(tuple(islice(draws, chunk.num_draws)), scores))
+            outcomes.append(Outcome(tuple(islice(draws, chunk.num_draws)), scores, next(hidden)))
         return outcomes
+
+    def _hidden(self, hidden_TD: Tensor, chunks: Seq[Chunk]) -> Iterator[Tensor | None]:
+        """The hidden states of each chunk, copied, if they are kept."""
+        if not self.keeps_hidden:
+            return repeat(None)
+        return iter(hidden_TD.clone().split([chunk.num_rows for chunk in chunks]))
 
     def _draw(self, hidden_TD: Tensor, rows: Seq[SampleRow]) -> list[Draw]:
         draws: list[Draw] = []

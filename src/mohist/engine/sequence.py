@@ -12,10 +12,13 @@ import enum
 import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mohist.errors import RequestError
 from mohist.types import Completion, FinishReason, Guide, Request, SamplingParams, TopLogprobs, Usage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "Chunk",
@@ -275,6 +278,8 @@ class Outcome(NamedTuple):
     """Where the chunk draws: a token for position `end`, and one after every guess as if it were right."""
     logprobs: tuple[float, ...] = ()
     """Entry i is the raw logprob of `tokens[start + i + 1]`, where the chunk scores."""
+    hidden_TD: Tensor | None = None
+    """Hidden states of all rows of the chunk, where the runner keeps them."""
 
 
 class TokenEvent(NamedTuple):

@@ -33,6 +33,8 @@ MAX_LOSS = 0.03
 """Share of a sequence's time that guesses may have lost it, at any moment."""
 PRIOR_HITS, PRIOR_TRIES = 0.6, 1.0
 """What is believed of a sequence before anything was tried."""
+FEW_ROWS = 12
+"""A drafter that is no more rows behind than the guesses of one step and its own token is in step."""
 FADE = 0.8
 """What a step of guesses leaves of the memory of earlier ones ..."""
 FADE_IDLE = 0.98
@@ -40,7 +42,15 @@ FADE_IDLE = 0.98
 
 
 class Drafter(Protocol):
-    """Guesses tokens. It knows no more than the tokens of a sequence, and what it remembers of them."""
+    """Guesses tokens."""
+
+    def backlog(self, sequence: Sequence) -> int:
+        """Rows that it has to compute before its first guess, beyond what it does for every guess."""
+        ...
+
+    def observe(self, chunks: Seq[Chunk], outcomes: Seq[Outcome]) -> None:
+        """What a step computed; its tokens are not appended yet."""
+        ...
 
     def propose(self, sequences: Seq[Sequence], counts: Seq[int]) -> list[list[int]]:
         """At most `counts[i]` guesses of what follows `sequences[i].tokens`."""
@@ -147,8 +157,8 @@ class Speculator:
         self._drafter, self._clock = drafter, clock
         self._accounts: WeakKeyDictionary[Sequence, _Account] = WeakKeyDictionary()
         self._times = StepTimes()
-        self._draft_s = 0.0
-        """Of a guess, lately."""
+        self._draft_s = self._backlog_s = 0.0
+        """Of a guess, lately, and of a row that the drafter was behind."""
         self._drafting_s = 0.0
         """Of the guesses of the step that comes."""
 
@@ -158,14 +168,19 @@ class Speculator:
         counts = self._counts(sequences, limits, min(spare, MAX_ROWS - len(sequences)))
         if not any(counts):
             return [[] for _ in sequences]
+        backlog = sum(self._drafter.backlog(s) for s, count in zip(sequences, counts, strict=True) if count)
         start = self._clock()
         guesses = self._drafter.propose(sequences, counts)
         self._drafting_s = self._clock() - start
-        self._draft_s += 0.2 * (self._drafting_s / sum(counts) - self._draft_s)
+        if backlog > FEW_ROWS * len(sequences):
+            self._backlog_s = max(0.0, self._drafting_s - sum(counts) * self._draft_s) / backlog
+        else:
+            self._draft_s += 0.2 * (self._drafting_s / sum(counts) - self._draft_s)
         return guesses
 
     def observe(self, chunks: Seq[Chunk], outcomes: Seq[Outcome], seconds: float) -> None:
         """See `Speculation`."""
+        self._drafter.observe(chunks, outcomes)
         num_rows = sum(chunk.num_rows for chunk in chunks)
         if num_rows == sum(chunk.num_draws for chunk in chunks):
             self._times.add(num_rows, seconds)
@@ -204,7 +219,7 @@ class Speculator:
         for _, index, _, upper in raises[:chosen]:
             counts[index] = upper
         if chosen:
-            self._stay_within_credit(accounts, counts, alone)
+            self._stay_within_credit(sequences, accounts, counts, alone)
         return counts
 
     def _raises(self, accounts: Seq[_Account], limits: Seq[int]) -> list[tuple[float, int, int, int]]:
@@ -221,14 +236,17 @@ class Speculator:
         # a sequence's own raises stay in order, since each gains less a guess than the one before
         return sorted(raises, key=lambda found: -found[0] / (found[3] - found[2]))
 
-    def _stay_within_credit(self, accounts: Seq[_Account], counts: list[int], alone: float) -> None:
+    def _stay_within_credit(
+        self, sequences: Seq[Sequence], accounts: Seq[_Account], counts: list[int], alone: float
+    ) -> None:
         """Lower counts whose rows would cost more than their sequence may lose."""
         seconds = self._times.at_most(len(counts) + sum(counts))
         assert seconds is not None
         each = (seconds - alone) / sum(counts) + self._draft_s
         for index, account in enumerate(accounts):
-            if each > 0:
-                affordable = int(max(account.credit, 0) / each)
+            if counts[index] and each > 0:
+                behind_s = self._backlog_s and self._backlog_s * self._drafter.backlog(sequences[index])
+                affordable = int(max(account.credit - behind_s, 0) / each)
                 counts[index] = max((n for n in COUNTS if n <= min(affordable, counts[index])), default=0)
 
     def _seconds(self, rows: int) -> float:
