@@ -66,7 +66,7 @@ def read_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str]) -> tuple[tokenizers.Tokenizer, bool]:
     """Byte-level BPE (GPT-2's kind), and whether it starts texts with bos unless the file says otherwise."""
     rules = pre_tokenizer(metadata.get("tokenizer.ggml.pre", "default"))
-    merges = _pairs(_strings(metadata, "tokenizer.ggml.merges"))
+    merges = _pairs(_strings(metadata, "tokenizer.ggml.merges", least=0))
     backend = _bpe(tokens, merges, ignore_merges=rules.ignore_merges)
     backend.pre_tokenizer = rules.splitter
     backend.decoder = decoders.ByteLevel()
@@ -132,11 +132,11 @@ def _pairs(merges: list[str]) -> list[tuple[str, str]]:
     return [(left, right) for left, _, right in pairs]
 
 
-def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
+def _strings(metadata: Mapping[str, Any], key: str, *, least: int = 1) -> list[str]:
     values = metadata.get(key)
-    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) < least:
         raise ChatError(f"the GGUF file has no {key}, so text cannot be cut into tokens")
-    if set(map(type, values)) != {str}:
+    if not set(map(type, values)) <= {str}:
         raise ChatError(f"{key} must be an array of strings")
     return list(values)
 

@@ -119,9 +119,12 @@ def _same_merging(rules: PreTokenizer, model: dict[str, Any]) -> bool:
 
 
 def _named_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """Tokens by llama.cpp's names. Besides eos it knows two that end a turn."""
     named = {
         key: tokenizer.token(tokenizer.names[name]) for name, key in _IDS.items() if name in tokenizer.names
     }
-    ends = [token for text in _END_OF_TURN if (token := tokenizer.token(text)) is not None]
     found = {f"{key}_token_id": token for key, token in named.items() if token is not None}
-    return found | ({"eot_token_id": ends[0]} if ends else {})
+    known = (tokenizer.token(text) for text in _END_OF_TURN)
+    ends = dict.fromkeys(token for token in (*tokenizer.stop_tokens, *known) if token is not None)
+    others = [token for token in ends if token != found.get("eos_token_id")]
+    return found | {f"{key}_token_id": token for key, token in zip(("eot", "eom"), others, strict=False)}

@@ -65,15 +65,27 @@ def run(args: argparse.Namespace) -> int:
     format = None if args.quantize is None else Format(args.quantize)
     if args.target.exists():
         raise WeightsError(f"{args.target}: exists already; name another file or folder, or remove it")
+    measures = format is not None and not args.no_loss
+    text = read_text(args.text or _SAMPLE) if measures else ""
     with Status(f"opening {args.source}") as status:
         checkpoint = open_checkpoint(resolve(args.source, offline=args.offline, progress=status.progress))
         args.target.parent.mkdir(parents=True, exist_ok=True)
         write = write_gguf_file if kind == "gguf" else write_folder
         write(checkpoint, args.target, format, status)
     print(f"{args.target}: {total_bytes(args.target):,} bytes")
-    if format is not None and not args.no_loss:
-        print(loss_lines(checkpoint, args.target, args.text or _SAMPLE))
+    if measures:
+        print(loss_lines(checkpoint, args.target, text))
     return 0
+
+
+def read_text(path: Path) -> str:
+    """The text in a file. Raises WeightsError when there is none."""
+    from mohist.errors import WeightsError
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: cannot be read as text: {error}") from error
 
 
 def write_gguf_file(checkpoint: Checkpoint, target: Path, format: Format | None, status: Status) -> None:
@@ -130,7 +142,7 @@ def told(tensors: Iterable[RawTensor], count: int, status: Status) -> Iterator[R
         yield raw
 
 
-def loss_lines(checkpoint: Checkpoint, target: Path, text: Path) -> str:
+def loss_lines(checkpoint: Checkpoint, target: Path, text: str) -> str:
     """What the conversion cost on a text: by the rounding of the weights alone, and as Mohist runs them.
 
     The kernels of quantised weights round their inputs, too, to 8 bits.
@@ -142,13 +154,9 @@ def loss_lines(checkpoint: Checkpoint, target: Path, text: Path) -> str:
     from mohist.model.loss import measure_loss
     from mohist.weights.checkpoint import open_checkpoint
 
-    try:
-        content = text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{text}: cannot be read as text: {error}") from error
-    tokens = load_chat(checkpoint).tokenizer.prompt(content)
+    tokens = load_chat(checkpoint).tokenizer.prompt(text)
     if len(tokens) < 2:
-        raise WeightsError(f"{text}: has too little text to measure a loss on")
+        raise WeightsError(f"--text: {text!r} is too short to measure a loss on")
     with Status("measuring the loss"):
         ops, written = load_ops(), open_checkpoint(target)
         reference = load_decoder(checkpoint, ops, quantize="f32")
