@@ -20,7 +20,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from bench import agreement, batch, contention, decode, grpo, memory, prefill, speculate, startup
+from bench import agreement, batch, contention, decode, grpo, memory, prefill, serve, speculate, startup
 from bench.machine import Ticks, described, load_between
 from bench.measure import progress
 from bench.report import Report, as_json, markdown
@@ -30,7 +30,7 @@ SPEEDS = {"decode": decode, "prefill": prefill, "batch": batch, "speculate": spe
 """Measured for every number of threads."""
 COMMANDS = {"memory": memory, "startup": startup}
 """Measured on whole commands."""
-NAMES = (*SPEEDS, "contention", *COMMANDS, "agreement", "grpo")
+NAMES = (*SPEEDS, "contention", *COMMANDS, "agreement", "serve", "grpo")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,6 +92,10 @@ def measured(names: set[str], threads: list[int], repeats: int | None) -> Iterat
             yield watched("contention", partial(contention.run, crew, repeats or contention.REPEATS), crew)
         if "agreement" in names:
             yield watched("agreement", partial(agreement.run, crew, max(threads)), crew)
+    if "serve" in names:
+        for num_threads in threads:
+            work = partial(serve.run, files, num_threads, repeats or serve.REPEATS)
+            yield watched(f"serve, threads: {num_threads}", work)
 
 
 def trained(

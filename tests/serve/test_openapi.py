@@ -44,7 +44,7 @@ def test_every_answer_is_documented(running: Running, mode: GenerationMode) -> N
     assert len(operations) >= 7
     for operation in operations:
 
-        @settings(max_examples=25, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=15, suppress_health_check=list(HealthCheck))
         @given(operation.as_strategy(generation_mode=mode))
         def check(case: Any) -> None:
             case.call_and_validate(checks=CHECKED)

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, aclosing, closing
 from hashlib import blake2b
 
 import mohist
+from mohist.chat.guides.guides import Guides
 from mohist.chat.tokenizer import Tokenizer
 from mohist.engine.engine import FinishEvent, ScoreEvent, TokenEvent
 from mohist.engine.sequence import Draw
@@ -32,13 +33,14 @@ class LocalModel:
     def __init__(self, name: str, llm: LLM) -> None:
         self.name = name
         self.llm = llm
+        self._guides = Guides(llm.chat, llm.decoder.config.vocab_size)
         self.worker = EngineWorker(llm.engine, name=name)
         written = f"{llm.source}\0{llm.summary}\0{mohist.__version__}"
         self.fingerprint = "fp_" + blake2b(written.encode(), digest_size=8).hexdigest()
 
     async def answer(self, ask: Ask, *, salt: bytes = b"") -> AsyncGenerator[Event]:
         """The events of an answer; closing the iterator ends the work on it. Raises ApiError."""
-        prepared = await asyncio.to_thread(prepare, self.llm, ask)
+        prepared = await asyncio.to_thread(prepare, self.llm, self._guides, ask)
         prompt = prepared.request.prompt
         job = None
         if prepared.wants_tokens:
@@ -109,6 +111,7 @@ class _LocalChoice:
 
     def __init__(self, model: LocalModel, index: int, prepared: Prepared, ask: Ask, start: int) -> None:
         self._index = index
+        self._stop = ask.stop
         self._text = ChoiceText(
             index,
             prepared.parser(),
@@ -149,6 +152,8 @@ class _LocalChoice:
             choice=self._index,
             reason="tool_calls" if self._text.num_calls and reason == "stop" else reason,
             usage=usage,
+            # A chat format may have stop strings of its own.
+            stop=self._text.stop_string if self._text.stop_string in self._stop else None,
             completion=_first(completion, count, reason),
         )
         return [*rest, finished]

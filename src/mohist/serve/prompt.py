@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from mohist.chat.chat import Chat
-from mohist.chat.stream import StreamParser
-from mohist.errors import ChatError, RequestError
+from mohist.chat.guides.guides import Guides
+from mohist.errors import ChatError, ConfigError, RequestError
 from mohist.llm import LLM
 from mohist.serve.ask import Ask, Effort, Tool
-from mohist.serve.errors import ApiError, invalid, unavailable
+from mohist.serve.errors import ApiError, invalid
 from mohist.serve.fim import fill_in
+from mohist.serve.form import form_of
 from mohist.serve.text import RawText, TextParser
 from mohist.types import Message, Request
 
@@ -35,49 +36,41 @@ class Prepared:
     """Makes the parser of one choice."""
     thinks: bool
     """Whether the prompt opened thinking."""
-    wants_tokens: bool = True
+    wants_tokens: bool
     """Whether anything is to be generated; an echo alone may be all."""
 
 
-def prepare(llm: LLM, ask: Ask) -> Prepared:
+def prepare(llm: LLM, guides: Guides, ask: Ask) -> Prepared:
     """Render, tokenize and check. Raises ApiError."""
-    refuse_unavailable(ask)
     raw = ask.prompt is not None
+    where = "prompt" if raw else "messages"
     try:
-        prompt, stop_tokens = raw_prompt(llm.chat, ask) if raw else (chat_prompt(llm.chat, ask), ())
-        stop_tokens = (*llm.chat.stop_tokens, *stop_tokens)
+        prompt, further_stops = raw_prompt(llm.chat, ask) if raw else (chat_prompt(llm.chat, ask), ())
+        stop_tokens = (*llm.chat.stop_tokens, *further_stops)
         given = {"seed": secrets.randbits(64), **ask.sampling}
-        room = check_room(len(prompt), llm.engine.capacity, "prompt" if raw else "messages")
+        room = check_room(len(prompt), llm.engine.capacity, where)
         wants_tokens = given.get("max_tokens") != 0
         given["max_tokens"] = min(given.get("max_tokens") or room, room)
         params = llm.defaults.replace(**given, stop_tokens=stop_tokens, top_logprobs=ask.top_logprobs or 0)
     except (ChatError, RequestError) as error:
-        raise invalid(error, "prompt" if raw else "messages") from error
-    request = Request(prompt=tuple(prompt), params=params)
-    if raw:
-        return Prepared(
-            request=request,
-            parser=lambda: RawText(llm.chat.tokenizer, stop_tokens=stop_tokens, stop=ask.stop),
-            thinks=False,
-            wants_tokens=wants_tokens,
-        )
+        raise invalid(error, where) from error
+    try:
+        guide = guides.factory(form_of(ask), prompt, stop_tokens=stop_tokens, raw=raw)
+    except (RequestError, ConfigError) as error:
+        raise invalid(error, code="form_not_available") from error
+
+    def parser() -> TextParser:
+        if raw:
+            return RawText(llm.chat.tokenizer, stop_tokens=stop_tokens, stop=ask.stop)
+        # Where no tool may be called, text that looks like a call is text.
+        return llm.chat.stream(prompt, stop=ask.stop, tools=offered(ask))
+
     return Prepared(
-        request=request,
-        parser=lambda: chat_parser(llm.chat, prompt, ask),
-        thinks=llm.chat.opens_thinking(prompt),
+        request=Request(prompt=tuple(prompt), params=params, guide=guide),
+        parser=parser,
+        thinks=not raw and llm.chat.opens_thinking(prompt),
+        wants_tokens=wants_tokens,
     )
-
-
-def refuse_unavailable(ask: Ask) -> None:
-    """What would need a guide, until there is one."""
-    if ask.shape.kind != "text":
-        raise unavailable(f"a response format of type '{ask.shape.kind}'", "response_format")
-    if ask.tool_choice == "required":
-        raise unavailable("a tool_choice that requires a call", "tool_choice")
-    if any(tool.strict for tool in ask.tools):
-        raise unavailable("strict tools", "tools")
-    if ask.thinking_budget is not None:
-        raise unavailable("a thinking budget", "thinking")
 
 
 def check_room(num_prompt: int, capacity: int, param: str) -> int:
@@ -154,11 +147,6 @@ def tool_schema(tool: Tool) -> dict[str, Any]:
         function["description"] = tool.description
     function["parameters"] = dict(tool.parameters or {"type": "object", "properties": {}})
     return {"type": "function", "function": function}
-
-
-def chat_parser(chat: Chat, prompt: list[int], ask: Ask) -> StreamParser:
-    """What reads the answer. Where no tool may be called, text that looks like a call is text."""
-    return chat.stream(prompt, stop=ask.stop, tools=offered(ask))
 
 
 def raw_prompt(chat: Chat, ask: Ask) -> tuple[list[int], tuple[int, ...]]:

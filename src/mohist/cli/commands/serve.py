@@ -1,9 +1,13 @@
-"""`mohist serve`: models behind an HTTP API that existing clients speak."""
+"""`mohist serve`: models behind an HTTP API that existing clients speak.
+
+A MODEL comes under the last part of its name, or as NAME=MODEL; the first one is also the alias `default`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import sys
 from pathlib import Path
 
@@ -22,14 +26,7 @@ EXAMPLES = """\
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.usage = f"{parser.prog} [NAME=]MODEL... [--config FILE.toml] [--section.field VALUE]... [--keys]"
-    parser.add_argument(
-        "models",
-        metavar="MODEL",
-        nargs="*",
-        help="under the name of its last part, or NAME=MODEL; the first is also the alias `default` "
-        f"(default: {options.DEFAULT_MODEL})",
-    )
+    parser.usage = f"{parser.prog} [[NAME=]MODEL]... [--config FILE.toml] [--section.field VALUE]... [--keys]"
     parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file; see docs/serve.md")
     parser.add_argument("--keys", action="store_true", help="list every key of the config, and stop")
     parser.set_defaults(overrides=[])
@@ -52,8 +49,9 @@ def run(args: argparse.Namespace) -> int:
     if args.keys:
         print(usage(ServeConfig))
         return 0
-    config = load(ServeConfig, path=args.config, overrides=args.overrides)
-    given = tuple(ModelConfig(name=name, source=source) for name, source in map(named, args.models))
+    sources = list(itertools.takewhile(lambda word: not word.startswith("--"), args.overrides))
+    config = load(ServeConfig, path=args.config, overrides=args.overrides[len(sources) :])
+    given = tuple(ModelConfig(name=name, source=source) for name, source in map(named, sources))
     models = (*given, *config.models) or (ModelConfig(source=options.DEFAULT_MODEL),)
     configure_logs(sys.stderr)
     serve(dataclasses.replace(config, models=models))
