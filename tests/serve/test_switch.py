@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import weakref
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -176,9 +177,8 @@ def test_memory_and_threads_of_a_model_that_left_are_given_back(two: Live, tiny_
     assert two.client.post("/admin/models", json=new).status_code == 201
     backend = two.operations.models.loaded["brief"]
     assert isinstance(backend, LocalModel)
-    worker = backend.worker
-    assert worker.alive
+    worker, decoder = weakref.ref(backend.worker), weakref.ref(backend.llm.decoder)
     del backend
     assert two.client.delete("/admin/models/brief").status_code == 204
-    assert not worker.alive
+    assert (worker(), decoder()) == (None, None)
     assert "mohist-brief" not in [thread.name for thread in threading.enumerate()]
