@@ -87,15 +87,15 @@ def test_trees(open_page: OpenPage) -> None:
             const parents = { a: null, b: "a", c: "a", d: "b", e: "c", f: null, g: "f" };
             const all = Object.entries(parents).map(([id, parent]) => [id, { id, parent }]);
             const messages = new Map(all);
-            const ids = (some) => some.map((one) => one.id).join("");
+            const ids = (some) => some.map((one) => one.id).join(" ");
             const shown = tree.path(messages, "d");
             return [
                 ids(shown),
-                tree.siblings(messages, "b").join(""),
-                tree.siblings(messages, "a").join(""),
-                ["a", "b", "c", "e", "f"].map((id) => tree.leaf(messages, id)).join(""),
-                [...tree.branches(messages, shown).values()].map((some) => some.join("")).join(" "),
+                tree.siblings(messages, "b").join(" "),
+                tree.siblings(messages, "a").join(" "),
+                ["a", "b", "c", "e", "f"].map((id) => tree.leaf(messages, id)).join(" "),
+                [...tree.branches(messages, shown).values()].map((some) => some.join(" ")).join(", "),
             ];
         }"""
     )
-    assert found == ["abd", "bc", "af", "edeeg", "af bc d"]
+    assert found == ["a b d", "b c", "a f", "e d e e g", "a f, b c, d"]

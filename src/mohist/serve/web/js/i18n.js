@@ -32,9 +32,9 @@ export function number(value, options = {}) {
   return new Intl.NumberFormat(locale(), options).format(value);
 }
 
-/** Seconds for people: 0.8 s, 12 s, 3 min 5 s. */
-export function seconds(value) {
-  if (value < 10) return t("seconds", { s: number(value, { maximumFractionDigits: 1 }) });
+/** Seconds for people: 0.8 s, 12 s, 3 min 5 s. Short times have `digits` after the point. */
+export function seconds(value, digits = 1) {
+  if (value < 10) return t("seconds", { s: number(value, { maximumFractionDigits: digits }) });
   if (value < 60) return t("seconds", { s: number(Math.round(value)) });
   const whole = Math.round(value);
   return t("minutes", { m: number(Math.floor(whole / 60)), s: number(whole % 60) });

@@ -1,6 +1,6 @@
 // Server-sent events out of a response body, whatever the pieces in which its bytes arrive.
 
-/** The data of each event, as text. Comments (keep-alives) are left out. */
+/** The data of each event, as text. Comments, which keep connections alive, are left out. */
 export async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

@@ -65,8 +65,8 @@ function Figures({ message }) {
     [t("model"), model],
     [t("promptTokens"), `${number(usage.prompt_tokens)}${cached ? ` (${t("ofThemCached", { n: cached })})` : ""}`],
     [t("answerTokens"), `${number(usage.completion_tokens)}${thought ? ` (${t("ofThemThinking", { n: thought })})` : ""}`],
-    [t("firstToken"), seconds(first_s)],
-    [t("wholeAnswer"), seconds(total_s)],
+    [t("firstToken"), seconds(first_s, 2)],
+    [t("wholeAnswer"), seconds(total_s, 2)],
     [t("seed"), String(seed)],
   ];
   return html`<details class="figures">

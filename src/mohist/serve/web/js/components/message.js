@@ -28,7 +28,10 @@ export const Message = memo(({ message, place, count, running, now }) => {
         ${
           mine
             ? html`<${IconButton} icon="edit" label=${t("edit")} onClick=${() => setEditing(true)} />`
-            : html`<${IconButton} icon="again" label=${t("regenerate")} onClick=${() => regenerate(message.id)} />
+            : html`${
+                  message.status !== "failed" &&
+                  html`<${IconButton} icon="again" label=${t("regenerate")} onClick=${() => regenerate(message.id)} />`
+                }
                 ${
                   message.receipt &&
                   html`<${IconButton}
