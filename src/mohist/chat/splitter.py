@@ -33,6 +33,8 @@ class Splitter(ABC):
 
     length: int = 0
     """Characters of the answer so far, tags included."""
+    stop_string: str | None = None
+    """The stop string that ended the answer."""
 
     def __init__(self, chat_format: ChatFormat, schemas: Schemas, stop: Iterable[str]) -> None:
         self._format = chat_format
@@ -199,6 +201,7 @@ class TagSplitter(Splitter):
             self._enter("content", rest)
         else:
             self._put("content", self._newlines, self._place + place - len(self._newlines))
+            self.stop_string = tag
             self._enter("done", "")
         return True
 

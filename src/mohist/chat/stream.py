@@ -68,6 +68,11 @@ class StreamParser:
         return self._ended or self._splitter.done
 
     @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the answer, if one did."""
+        return self._splitter.stop_string
+
+    @property
     def thinking(self) -> bool:
         """Whether text that came now would be thinking, as far as is known."""
         return self._splitter.thinking

@@ -6,7 +6,7 @@ Streams and whole answers agree byte for byte because dialects build both from t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,6 +24,7 @@ __all__ = [
     "TokenInfo",
     "ToolCallPiece",
     "Usage",
+    "start",
     "whole",
 ]
 
@@ -158,6 +159,13 @@ class Answer:
     def usage(self) -> Usage:
         """Of all finished choices."""
         return sum((choice.finished.usage for choice in self.choices if choice.finished), Usage())
+
+
+async def start(events: AsyncGenerator[Event]) -> Started:
+    """The first event. What is wrong with the request is raised here."""
+    started = await anext(events)
+    assert isinstance(started, Started)
+    return started
 
 
 async def whole(events: AsyncIterable[Event], started: Started, n: int) -> Answer:

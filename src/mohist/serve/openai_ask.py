@@ -19,11 +19,11 @@ from mohist.serve.openai_body import (
 )
 from mohist.types import Message, ToolCall
 
-__all__ = ["IGNORED_HEADER", "chat_ask", "ignored_header", "refuse", "sampling", "stop_strings"]
+__all__ = ["EFFORTS", "IGNORED_HEADER", "chat_ask", "ignored_header", "refuse", "sampling", "stop_strings"]
 
 IGNORED_HEADER = "x-mohist-ignored"
 _MOST_IGNORED = 40
-_EFFORTS: dict[str, Effort] = {
+EFFORTS: dict[str, Effort] = {
     **{"minimal": "low", "low": "low", "medium": "medium", "high": "high"},
     **{"xhigh": "max", "ultra": "max", "max": "max"},
 }
@@ -61,7 +61,7 @@ def chat_ask(body: ChatBody) -> Ask:
         tool_name=named,
         parallel_tool_calls=body.parallel_tool_calls is not False,
         thinking=thinking(body),
-        effort=_EFFORTS.get(body.reasoning_effort or ""),
+        effort=EFFORTS.get(body.reasoning_effort or ""),
         thinking_budget=None if body.thinking is None else body.thinking.budget_tokens,
         sampling=sampling(body, body.max_completion_tokens),
         n=body.n or 1,

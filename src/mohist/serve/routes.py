@@ -64,8 +64,11 @@ def internal_error(error: Exception) -> ApiError:
 
 
 def _validation(error: RequestValidationError) -> ApiError:
-    """The first thing that is wrong with a body's fields and types."""
-    first = error.errors()[0]
+    """One thing that is wrong with a body's fields and types: of several, the one that is found deepest.
+
+    Where a field may be of two types, that is in the one that was meant.
+    """
+    first = max(error.errors(), key=lambda one: len(one["loc"]))
     if first["type"] == "json_invalid":
         return invalid(f"Invalid JSON request: {first['ctx']['error']} at character {first['loc'][-1]}")
     names = [part for part in first["loc"][1:] if isinstance(part, str | int)]

@@ -24,6 +24,11 @@ class TextParser(Protocol):
         ...
 
     @property
+    def stop_string(self) -> str | None:
+        """The stop string that came, if one did."""
+        ...
+
+    @property
     def thinking(self) -> bool:
         """Whether text that came now would be thinking."""
         ...
@@ -59,6 +64,7 @@ class RawText:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._buffer = ""
         self.stopped = False
+        self.stop_string: str | None = None
         self.length = 0
 
     @property
@@ -82,11 +88,12 @@ class RawText:
         self._buffer += text
         self.length += len(text)
         start = self.length - len(self._buffer)
-        places = [place for stop in self._stop if (place := self._buffer.find(stop)) >= 0]
+        found = [(place, stop) for stop in self._stop if (place := self._buffer.find(stop)) >= 0]
         certain = len(self._buffer) - (0 if final else self._held_back())
-        if places and min(places) < certain:
+        if found and min(found)[0] < certain:
             self.stopped = True
-            certain, self._buffer = min(places), self._buffer[: min(places)]
+            certain, self.stop_string = min(found)
+            self._buffer = self._buffer[:certain]
         shown, self._buffer = self._buffer[:certain], self._buffer[certain:]
         return [Delta("content", shown, place=start)] if shown else []
 
@@ -119,6 +126,11 @@ class ChoiceText:
     def stopped(self) -> bool:
         """Whether the answer is over, whatever the model would go on with."""
         return self._parser.stopped
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended it, if one did."""
+        return self._parser.stop_string
 
     def push(self, draw: Draw) -> list[Piece | ToolCallPiece]:
         """What the next token makes certain."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 from fastapi import APIRouter, Request, Response
 
-from mohist.serve.answer import Event, Started, whole
+from mohist.serve.answer import Event, start, whole
 from mohist.serve.ask import Ask
 from mohist.serve.openai_ask import chat_ask, ignored_header
 from mohist.serve.openai_body import ChatBody
@@ -54,13 +54,6 @@ def routes(service: Service) -> APIRouter:
             responses=documented(ChatReply, streams=True),
         )
     return router
-
-
-async def start(events: AsyncGenerator[Event]) -> Started:
-    """The first event. What is wrong with the request is raised here."""
-    started = await anext(events)
-    assert isinstance(started, Started)
-    return started
 
 
 async def stream(ask: Ask, events: AsyncGenerator[Event], chunks: ChatChunks) -> AsyncGenerator[bytes]:

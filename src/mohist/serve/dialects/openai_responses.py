@@ -1,0 +1,72 @@
+"""POST /v1/responses, OpenAI's newer API, without its memory. Also without /v1."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from mohist.serve.answer import Event, start
+from mohist.serve.openai_ask import ignored_header
+from mohist.serve.openai_reply import documented
+from mohist.serve.openai_shape import error_body
+from mohist.serve.responses_body import ResponsesBody, responses_ask
+from mohist.serve.responses_reply import ResponseReply
+from mohist.serve.responses_shape import ResponseEvents
+from mohist.serve.routes import as_api_error, error_route, principal, request_id
+from mohist.serve.service import Service
+from mohist.serve.sse import EventStream, event_bytes
+from mohist.serve.wire import JsonReply, json_bytes, unless_client_leaves
+
+__all__ = ["routes"]
+
+
+def routes(service: Service) -> APIRouter:
+    """The routes of this dialect."""
+    router = APIRouter(route_class=error_route(error_body), tags=["responses"])
+
+    async def responses(body: ResponsesBody, request: Request) -> Response:
+        ask = responses_ask(body, service.limits)
+        headers = ignored_header(body, *(["store"] if body.store else []))
+        events = service.answer(ask, principal(request), request_id(request))
+        shape = ResponseEvents(await unless_client_leaves(request, start(events)), body)
+        if body.stream:
+            return EventStream(stream(events, shape), keep_alive_s=service.keep_alive_s, headers=headers)
+        return JsonReply(await unless_client_leaves(request, whole(events, shape)), headers=headers)
+
+    for path in ("/v1/responses", "/responses"):
+        router.add_api_route(
+            path,
+            responses,
+            methods=["POST"],
+            response_class=JsonReply,
+            responses=documented(ResponseReply, streams=True),
+        )
+    return router
+
+
+async def stream(events: AsyncGenerator[Event], shape: ResponseEvents) -> AsyncGenerator[bytes]:
+    """A response as server-sent events."""
+    try:
+        for first in shape.first():
+            yield event_bytes(json_bytes(first), first["type"])
+        async for event in events:
+            for made in shape.of(event):
+                yield event_bytes(json_bytes(made), made["type"])
+    except Exception as error:
+        for last in shape.failed(as_api_error(error)):
+            yield event_bytes(json_bytes(last), last["type"])
+    finally:
+        await events.aclose()
+
+
+async def whole(events: AsyncGenerator[Event], shape: ResponseEvents) -> dict[str, Any]:
+    """The response in the last event of its stream."""
+    response: dict[str, Any] = {}
+    for first in shape.first():
+        response = first["response"]
+    async for event in events:
+        for made in shape.of(event):
+            response = made.get("response", response)
+    return response
