@@ -241,6 +241,16 @@ def test_early_stop_ends_thinking(name: str) -> None:
     assert content == "so 7"
 
 
+@pytest.mark.parametrize("name", [name for name, f in FORMATS.items() if f.early_stop])
+def test_thoughts_written_in_the_models_place_are_read_back(build: Build, name: str) -> None:
+    chat_format = FORMATS[name]
+    chat = Chat(tokenizer_for(build, chat_format), format_name=name)
+    before, after = map(chat.tokenizer.split, chat_format.thought)
+    tokens = chat.tokenizer.encode_pieces([*before, "a thought", *after, "so 7"])
+    answer = chat.parse(tokens)
+    assert (answer.reasoning, answer.content) == ("a thought", "so 7")
+
+
 def test_values_are_of_the_type_that_the_schema_says() -> None:
     from mohist.chat.formats.glm import FORMAT as GLM
 

@@ -88,7 +88,7 @@ class ChannelSplitter(Splitter):
             self._buffer = self._buffer[place:]
             return False
         if tag in stop:
-            self._state = "done"
+            self._state, self.stop_string = "done", tag
         else:
             self._leave(place, tag)
             self._given.add(kind)

@@ -46,6 +46,8 @@ class ChatFormat:
     """Tokens by which a model without a template is recognised, likewise."""
     think: tuple[str, str] = ("<think>", "</think>")
     """Texts between which the model thinks."""
+    thought: tuple[str, str] = ("<think>\n", "\n</think>\n\n")
+    """What to write before and after thoughts in the model's place, up to where its answer begins."""
     tool_sections: tuple[tuple[str, str], ...] = ()
     """Texts between which the model calls tools; `parse_tools` reads what is between them. A section that
     ends with "" goes on to the end of the answer. One that begins with "" is the answer as a whole: it is

@@ -63,19 +63,13 @@ def _written(chat: Chat, prompt: list[int], before: Rendered, whole: Rendered) -
 def _composed(chat: Chat, prompt: list[int], message: Mapping[str, Any]) -> list[int]:
     if "tool_calls" in message:
         raise ChatError("this chat template does not write this turn's reasoning beside its tool calls")
-    opening, closing = chat.format.think
+    opening, closing = map(chat.tokenizer.split, chat.format.thought)
     reasoning, content = message.get("reasoning_content", ""), message["content"]
     is_open = chat.opens_thinking(prompt)
     if not (reasoning or is_open):
         return _after(chat, prompt, [content])
-    start = [] if is_open else [_mark(chat, opening), "\n"]
-    return _after(chat, prompt, [*start, f"{reasoning}\n", _mark(chat, closing), f"\n\n{content}"])
-
-
-def _mark(chat: Chat, text: str) -> str | int:
-    """A mark of the format: the token that it is, or its text."""
-    token = chat.tokenizer.token(text)
-    return text if token is None else token
+    start = [] if is_open else opening
+    return _after(chat, prompt, [*start, reasoning, *closing, content])
 
 
 def _after(chat: Chat, prompt: list[int], pieces: Sequence[str | int]) -> list[int]:

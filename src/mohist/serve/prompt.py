@@ -111,14 +111,14 @@ def effort_variables(chat: Chat, ask: Ask) -> dict[str, Any]:
 
 def beginning(chat: Chat, prompt: list[int], message: Message) -> Iterable[int]:
     """The tokens of an answer that was begun: thinking, closed where an answer follows, and the answer."""
-    opening, closing = (mark(chat, text) for text in chat.format.think)
+    opening, closing = map(chat.tokenizer.split, chat.format.thought)
     pieces: list[str | int] = []
     opened = chat.opens_thinking(prompt)
     if message.reasoning:
-        pieces = [*([] if opened else [opening, "\n"]), message.reasoning]
+        pieces = [*([] if opened else opening), message.reasoning]
         opened = True
     if message.content:
-        pieces += [*(["\n", closing, "\n\n"] if opened else []), message.content]
+        pieces += [*(closing if opened else []), message.content]
     whole = chat.tokenizer.encode_pieces([*prompt, *joined(pieces)])
     return whole[len(prompt) :]
 
@@ -132,12 +132,6 @@ def joined(pieces: Iterable[str | int]) -> list[str | int]:
         else:
             made.append(piece)
     return made
-
-
-def mark(chat: Chat, text: str) -> str | int:
-    """A mark of the format: the token that it is, or its text."""
-    token = chat.tokenizer.token(text)
-    return text if token is None else token
 
 
 def tool_schema(tool: Tool) -> dict[str, Any]:

@@ -30,6 +30,7 @@ _TEMPLATE = """\
 FORMAT = DeepSeek(
     name="deepseek_v31",
     signs=("<｜Assistant｜>", "thinking is defined"),
+    thought=("<think>", "</think>"),
     tool_sections=(("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),),
     inner_markup=DEEPSEEK_CALL_MARKUP,
     turn_markup=DEEPSEEK_TURN_MARKUP,

@@ -156,6 +156,7 @@ def dsml_syntax(section: str, mark: str = Dsml.mark) -> CallSyntax:
 FORMAT = Dsml(
     name="deepseek_v32",
     signs=("<｜Assistant｜>", "｜DSML｜", "function_calls"),
+    thought=("<think>", "</think>"),
     tool_sections=(("<｜DSML｜function_calls>", "</｜DSML｜function_calls>"),),
     inner_markup=("｜DSML｜",),
     turn_markup=(*DEEPSEEK_TURN_MARKUP, "<function_results>", "</function_results>"),

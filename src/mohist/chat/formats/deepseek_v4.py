@@ -91,6 +91,7 @@ _TEMPLATE = (
 FORMAT = Dsml(
     name="deepseek_v4",
     signs=("<｜Assistant｜>", "｜DSML｜", "tool_result"),
+    thought=("<think>", "</think>"),
     tool_sections=(("<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>"),),
     inner_markup=("｜DSML｜",),
     turn_markup=(*DEEPSEEK_TURN_MARKUP, "<tool_result>", "</tool_result>"),

@@ -119,6 +119,7 @@ FORMAT = Gemma4(
     signs=("<|turn>", "<turn|>"),
     vocabulary=("<|turn>", "<turn|>"),
     think=("<|channel>thought", "<channel|>"),
+    thought=("<|channel>thought\n", "\n<channel|>"),
     tool_sections=(("<|tool_call>", "<tool_call|>"),),
     inner_markup=("<|channel>", _QUOTE),
     turn_markup=(

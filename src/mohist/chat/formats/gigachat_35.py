@@ -28,6 +28,7 @@ class Gcml(Dsml):
 FORMAT = Gcml(
     name="gigachat_35",
     signs=("<|role_sep|>", "<|message_sep|>", "｜GCML｜"),
+    thought=("<think>", "</think>"),
     tool_sections=(("<｜GCML｜tool_calls>", "</｜GCML｜tool_calls>"),),
     frame=("<|message_sep|>",),
     inner_markup=("｜GCML｜",),

@@ -55,6 +55,7 @@ FORMAT = Glm(
     name="glm",
     signs=("[gMASK]", "<|assistant|>"),
     vocabulary=("[gMASK]", "<|assistant|>", "<|observation|>"),
+    thought=("\n<think>", "</think>\n"),
     tool_sections=(("<tool_call>", "</tool_call>"),),
     inner_markup=("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
     turn_markup=GLM_MARKUP,

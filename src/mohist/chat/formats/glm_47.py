@@ -25,6 +25,7 @@ _TEMPLATE = """\
 FORMAT = Glm(
     name="glm_47",
     signs=("[gMASK]", "<|assistant|>", "{function-name}<arg_key>"),
+    thought=("<think>", "</think>"),
     tool_sections=(("<tool_call>", "</tool_call>"),),
     inner_markup=("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
     turn_markup=GLM_MARKUP,

@@ -51,6 +51,7 @@ FORMAT = GptOss(
     signs=("<|start|>", "<|channel|>", "<|message|>"),
     vocabulary=("<|start|>", "<|channel|>", "<|message|>"),
     think=("<|channel|>analysis<|message|>", "<|end|>"),
+    thought=("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
     channels=Channels(
         starts=("<|start|>", "<|channel|>"), body="<|message|>", ends=("<|end|>", "<|return|>", "<|call|>")
     ),

@@ -51,6 +51,7 @@ FORMAT = Kimi(
     name="kimi",
     signs=("<|im_middle|>",),
     vocabulary=("<|im_middle|>",),
+    thought=("<think>", "</think>"),
     tool_sections=(("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),),
     inner_markup=("<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"),
     turn_markup=("<|im_system|>", "<|im_user|>", "<|im_assistant|>", "<|im_middle|>"),

@@ -87,6 +87,7 @@ FORMAT = KimiK3(
     signs=("<|open|>", "<|sep|>", "<|end_of_msg|>"),
     vocabulary=("<|open|>", "<|sep|>", "<|end_of_msg|>"),
     think=("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
+    thought=("<|open|>think<|sep|>", "<|close|>think<|sep|><|open|>response<|sep|>"),
     tool_sections=(("<|open|>tools<|sep|>", "<|close|>tools<|sep|>"),),
     frame=("<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"),
     inner_markup=("<|open|>", "<|close|>", "<|sep|>"),

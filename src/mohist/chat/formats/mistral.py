@@ -49,6 +49,7 @@ FORMAT = Mistral(
     signs=("[INST]", "[/INST]"),
     vocabulary=("[INST]", "[/INST]"),
     think=("[THINK]", "[/THINK]"),
+    thought=("[THINK]", "[/THINK]"),
     tool_sections=(("[TOOL_CALLS]", ""),),
     inner_markup=("[ARGS]", "[CALL_ID]"),
     turn_markup=(
