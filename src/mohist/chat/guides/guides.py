@@ -87,6 +87,10 @@ class Guides:
         self._chat = chat
         self._vocabulary = Vocabulary(chat.tokenizer, vocab_size)
 
+    def prepare(self) -> None:
+        """Make what the first guide of a model needs, once, in a second or two. Raises RequestError."""
+        _ = self._vocabulary.grammars
+
     def factory(
         self, form: Form, prompt: Sequence[int], *, stop_tokens: Iterable[int] = (), raw: bool = False
     ) -> GuideFactory | None:
