@@ -35,13 +35,13 @@ def small_llama() -> Path:
     if (folder / "tokenizer_config.json").is_file():
         return folder
     progress(f"writing {folder}")
-    layer = LayerConfig(mixer=GqaConfig(num_heads=8, num_kv_heads=4, head_dim=32), mlp=DenseConfig(width=768))
+    mixer = GqaConfig(num_heads=8, num_kv_heads=4, head_dim=32, rope=RopeConfig(dim=32))
+    layer = LayerConfig(mixer=mixer, mlp=DenseConfig(width=768))
     config = DecoderConfig(
         family="llama",
         vocab_size=WORDS + 3,
         hidden_size=256,
         layers=(layer,) * 5,
-        rope=RopeConfig(dim=32),
         norm_eps=1e-5,
         tie_embeddings=True,
         max_positions=1024,

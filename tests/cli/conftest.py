@@ -37,13 +37,13 @@ def make_tiny_model(folder: Path, *, seed: int = 5) -> Path:
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
     backend.add_special_tokens([tokenizers.AddedToken(text, special=True) for text in SPECIAL])
-    layer = LayerConfig(mixer=GqaConfig(num_heads=4, num_kv_heads=2, head_dim=16), mlp=DenseConfig(width=96))
+    mixer = GqaConfig(num_heads=4, num_kv_heads=2, head_dim=16, rope=RopeConfig(dim=16))
+    layer = LayerConfig(mixer=mixer, mlp=DenseConfig(width=96))
     config = DecoderConfig(
         family="llama",
         vocab_size=backend.get_vocab_size(),
         hidden_size=64,
         layers=(layer,) * 2,
-        rope=RopeConfig(dim=16),
         norm_eps=1e-5,
         tie_embeddings=True,
         max_positions=256,

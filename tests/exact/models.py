@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -46,8 +46,10 @@ Storage = WeightFormat | Literal["mixed"]
 """`mixed`: every matrix in a format of its own, as in files of llama.cpp."""
 
 _YARN = YarnScaling(factor=4.0, original_positions=32, mscale=0.8, mscale_all_dim=0.6)
-_GQA = GqaConfig(num_heads=4, num_kv_heads=2, head_dim=32)
-_MLA = MlaConfig(num_heads=3, q_rank=32, kv_rank=64, nope_dim=32, rope_dim=16, value_dim=32)
+_ROPE = RopeConfig(dim=32)
+_GQA = GqaConfig(num_heads=4, num_kv_heads=2, head_dim=32, rope=_ROPE)
+_PAIRS = RopeConfig(dim=16, interleaved=True)
+_MLA = MlaConfig(num_heads=3, q_rank=32, kv_rank=64, nope_dim=32, rope=_PAIRS, value_dim=32)
 _MOE = MoeConfig(
     num_experts=12,
     top_k=3,
@@ -62,62 +64,71 @@ _MOE = MoeConfig(
     scale=2.5,
 )
 _MLP = DenseConfig(width=96)
+_BIASED_MLP = DenseConfig(width=96, bias=True)
 
 
-def _config(
-    family: str, layers: tuple[LayerConfig, ...], rope: RopeConfig, *, tied: bool = False
-) -> DecoderConfig:
+def _config(family: str, *layers: LayerConfig, tied: bool = False) -> DecoderConfig:
     return DecoderConfig(
         family=family,
         vocab_size=VOCAB,
         hidden_size=64,
         layers=layers,
-        rope=rope,
         norm_eps=1e-6,
         tie_embeddings=tied,
         max_positions=MAX_POSITIONS,
     )
 
 
-def _dense(*mixers: GqaConfig) -> tuple[LayerConfig, ...]:
-    return tuple(LayerConfig(mixer=mixer, mlp=_MLP) for mixer in mixers)
+def _dense(mixer: GqaConfig | MlaConfig, **changes: Any) -> LayerConfig:
+    return LayerConfig(mixer=replace(mixer, **changes), mlp=_MLP)
 
 
-_LLAMA3 = Llama3Scaling(
-    factor=8.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_positions=32
-)
-CONFIGS: dict[str, DecoderConfig] = {
-    "llama": _config("llama", _dense(_GQA, _GQA), RopeConfig(dim=32, scaling=_LLAMA3)),
-    "qwen2": _config(
-        "qwen2",
-        _dense(replace(_GQA, qkv_bias=True), replace(_GQA, qkv_bias=True, window=19)),
-        RopeConfig(dim=32, scaling=replace(_YARN, mscale=None, mscale_all_dim=None)),
-        tied=True,
+def _sparse(mixer: GqaConfig | MlaConfig, moe: MoeConfig, **changes: Any) -> LayerConfig:
+    return LayerConfig(mixer=replace(mixer, **changes), mlp=moe)
+
+
+_LLAMA3 = RopeConfig(
+    dim=32,
+    scaling=Llama3Scaling(
+        factor=8.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_positions=32
     ),
+)
+_HALF = RopeConfig(dim=16)
+_LONG = RopeConfig(dim=32, scaling=YarnScaling(factor=4.0, original_positions=32))
+_LATENT_LONG = replace(_PAIRS, scaling=_YARN)
+_FLAT = replace(_MOE, num_groups=1, top_groups=1)
+_ROUTED = replace(_FLAT, shared_width=0, scale=1.0)
+_SOFTMAX = {"scoring": "softmax", "selection_bias": False, "group_score": "max"}
+_BIASED = replace(_GQA, qkv_bias=True)
+CONFIGS: dict[str, DecoderConfig] = {
+    "llama": _config("llama", *[_dense(_GQA, rope=_LLAMA3)] * 2),
+    "qwen2": _config("qwen2", _dense(_BIASED, rope=_LONG), _dense(_BIASED, rope=_LONG, window=19), tied=True),
     "qwen3": _config(
-        "qwen3",
-        _dense(replace(_GQA, qk_norm=True), replace(_GQA, qk_norm=True, window=5)),
-        RopeConfig(dim=32),
-        tied=True,
+        "qwen3", _dense(_GQA, qk_norm="head"), _dense(_GQA, qk_norm="head", window=5), tied=True
     ),
     "deepseek_v3": _config(
-        "deepseek_v3",
-        (LayerConfig(mixer=_MLA, mlp=_MLP), LayerConfig(mixer=_MLA, mlp=_MOE)),
-        RopeConfig(dim=16, interleaved=True, scaling=_YARN),
+        "deepseek_v3", _dense(_MLA, rope=_LATENT_LONG), _sparse(_MLA, _MOE, rope=_LATENT_LONG)
     ),
     "deepseek_v2": _config(
-        "deepseek_v2",
-        tuple(
-            LayerConfig(
-                mixer=replace(_MLA, q_rank=None),
-                mlp=replace(
-                    _MOE, scoring="softmax", selection_bias=False, group_score="max", renormalize=False
-                ),
-            )
-            for _ in range(2)
-        ),
-        RopeConfig(dim=16, interleaved=True),
+        "deepseek_v2", *[_sparse(_MLA, replace(_MOE, **_SOFTMAX, renormalize=False), q_rank=None)] * 2
     ),
+    "qwen3_moe": _config("qwen3_moe", *[_sparse(_GQA, replace(_ROUTED, **_SOFTMAX), qk_norm="head")] * 2),
+    "deepseek": _config(
+        "deepseek", _dense(_GQA), _sparse(_GQA, replace(_FLAT, **_SOFTMAX, renormalize=False, scale=1.0))
+    ),
+    "glm4_moe": _config(
+        "glm4_moe",
+        _dense(_BIASED, rope=_HALF, qk_norm="head"),
+        _sparse(_BIASED, _FLAT, rope=_HALF, qk_norm="head"),
+    ),
+    "glm4_moe_lite": _config("glm4_moe_lite", _dense(_MLA, value_dim=64), _sparse(_MLA, _FLAT, value_dim=64)),
+    "minimax_m2": _config("minimax_m2", *[_sparse(_GQA, _ROUTED, rope=_HALF, qk_norm="projection")] * 2),
+    "smollm3": _config(
+        "smollm3",
+        *(LayerConfig(mixer=replace(_GQA, rope=rope), mlp=_BIASED_MLP) for rope in (_ROPE, None)),
+        tied=True,
+    ),
+    "mistral": _config("mistral", *[_dense(_GQA, window=19)] * 2),
 }
 
 
@@ -131,7 +142,13 @@ class Model(NamedTuple):
         return "-".join(self)
 
 
-MODELS = [Model(name, storage) for name in CONFIGS for storage in (*FORMATS, "mixed")]
+_EVERY_STORAGE = ("llama", "qwen2", "qwen3", "deepseek_v3", "deepseek_v2")
+"""Every projection that there is occurs in these."""
+MODELS = [
+    Model(name, storage)
+    for name in CONFIGS
+    for storage in ((*FORMATS, "mixed") if name in _EVERY_STORAGE else ("f32", "mixed"))
+]
 
 
 @cache

@@ -47,6 +47,7 @@ def logits(decoder: Decoder, tokens: torch.Tensor) -> torch.Tensor:
         ("llama", {"hidden_act": "gelu"}, r"hidden_act = 'gelu': the llama family needs 'silu'"),
         ("llama", {"hidden_size": "64"}, r"hidden_size = '64': the llama family needs a whole number"),
         ("llama", {"hidden_size": None}, r"hidden_size is missing; the llama family needs it"),
+        ("llama", {"mlp_bias": "yes"}, r"mlp_bias = 'yes': the llama family needs true or false"),
         ("llama", {"num_attention_heads": 3}, r"num_heads = 3: it must be a multiple of 2"),
         ("llama", {"no_rope_layers": [1, 0]}, r"no_rope_layers = \[1, 0\]: the llama family does not know"),
         ("llama", {"rms_norm_epsilon": 1e-5}, r"the nearest that it knows is 'rms_norm_eps'"),
@@ -193,12 +194,18 @@ def test_init_decoder_is_a_function_of_its_seed(tmp_path: Path) -> None:
         (lambda: RopeConfig(dim=3), "rope dim = 3"),
         (lambda: RopeConfig(dim=4, theta=1.0), "rope theta = 1.0"),
         (
-            lambda: GqaConfig(num_heads=4, num_kv_heads=3, head_dim=8),
+            lambda: GqaConfig(num_heads=4, num_kv_heads=3, head_dim=8, rope=None),
             "num_heads = 4: it must be a multiple of 3",
         ),
-        (lambda: GqaConfig(num_heads=4, num_kv_heads=2, head_dim=8, window=0), "window = 0"),
+        (lambda: GqaConfig(num_heads=4, num_kv_heads=2, head_dim=8, rope=None, window=0), "window = 0"),
         (
-            lambda: MlaConfig(num_heads=1, q_rank=0, kv_rank=1, nope_dim=1, rope_dim=2, value_dim=1),
+            lambda: GqaConfig(num_heads=4, num_kv_heads=2, head_dim=8, rope=RopeConfig(dim=10)),
+            "rope dim = 10: it must be at most 8",
+        ),
+        (
+            lambda: MlaConfig(
+                num_heads=1, q_rank=0, kv_rank=1, nope_dim=1, rope=RopeConfig(dim=2), value_dim=1
+            ),
             "q_rank = 0",
         ),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -100,11 +101,11 @@ def test_table_divides_pair_by_pair() -> None:
 
 def test_deepseek_v3_scales() -> None:
     """m = 1.36889 and m squared = 1.87385 enter the softmax; cos and sin keep their size."""
-    mixer = MlaConfig(num_heads=128, q_rank=1536, kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128)
     rope = RopeConfig(dim=64, interleaved=True, scaling=V3_YARN)
+    mixer = MlaConfig(num_heads=128, q_rank=1536, kv_rank=512, nope_dim=128, rope=rope, value_dim=128)
     assert cos_sin_scale(rope) == 1.0
-    assert mla_softmax_scale(mixer, rope) * 192**0.5 == pytest.approx(1.87385, abs=5e-6)
-    assert mla_softmax_scale(mixer, RopeConfig(dim=64)) == pytest.approx(192**-0.5)
+    assert mla_softmax_scale(mixer) * 192**0.5 == pytest.approx(1.87385, abs=5e-6)
+    assert mla_softmax_scale(replace(mixer, rope=RopeConfig(dim=64))) == pytest.approx(192**-0.5)
 
 
 def test_deepseek_v3_ramp() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mohist.kernels.ops import AttentionSpec, KvCache, Ops, RowPlan
+from tests.model.deepseek_moe import DeepseekMoe
 
 transformers = pytest.importorskip("transformers")
 transformers.utils.logging.set_verbosity_error()
@@ -39,6 +41,7 @@ _LATENT = _DENSE | {
     "n_shared_experts": 2,
     "num_experts_per_tok": 3,
 }
+
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 10_000.0,
@@ -59,16 +62,37 @@ YARN_ROPE = {
 }
 
 
+_EXPERTS = {"num_experts_per_tok": 3, "moe_intermediate_size": 32}
+_DEEPSEEK_MOE = {
+    **_DENSE,
+    **_EXPERTS,
+    "model_type": "deepseek",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e4,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "norm_topk_prob": False,
+}
+
+
 def configs() -> dict[str, Callable[[], Any]]:
     """Every variant that the families claim to support, by name."""
     llama, qwen2, qwen3 = transformers.LlamaConfig, transformers.Qwen2Config, transformers.Qwen3Config
     v2, v3 = transformers.DeepseekV2Config, transformers.DeepseekV3Config
+    glm4_moe, glm4_lite = transformers.Glm4MoeConfig, transformers.Glm4MoeLiteConfig
+    mistral = transformers.MistralConfig
+    smollm3, minimax_m2 = transformers.SmolLM3Config, transformers.MiniMaxM2Config
+    glm_experts = _EXPERTS | {"n_routed_experts": 8, "routed_scaling_factor": 2.5}
+    lite = {key: value for key, value in _LATENT.items() if key != "first_k_dense_replace"}
     linear = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e5}
     groups = {"n_group": 4, "topk_group": 2}
     return {
         "llama": lambda: llama(**_DENSE),
         "llama-tied-llama3": lambda: llama(**_DENSE, tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE),
-        "llama-linear-bias": lambda: llama(**_DENSE, attention_bias=True, rope_parameters=linear),
+        "llama-linear-bias": lambda: llama(
+            **_DENSE, attention_bias=True, mlp_bias=True, rope_parameters=linear
+        ),
         "qwen2": lambda: qwen2(**_DENSE, tie_word_embeddings=True),
         "qwen2-sliding": lambda: qwen2(
             **_DENSE,
@@ -88,13 +112,39 @@ def configs() -> dict[str, Callable[[], Any]]:
         "deepseek_v2-lite": lambda: v2(**_LATENT | {"q_lora_rank": None}, n_group=1, topk_group=1),
         "deepseek_v3": lambda: v3(**_LATENT, **groups, rope_parameters=YARN_ROPE, num_nextn_predict_layers=1),
         "deepseek_v3-halves": lambda: v3(**_LATENT, **groups, rope_interleave=False),
+        "deepseek_v3-gigachat3": lambda: v3(**_LATENT | {"q_lora_rank": None}, n_group=1, topk_group=1),
+        "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
+            **_DENSE, **_EXPERTS, head_dim=32, num_experts=8, norm_topk_prob=True
+        ),
+        "deepseek": lambda: dict(_DEEPSEEK_MOE),
+        "glm4_moe": lambda: glm4_moe(**_DENSE, **glm_experts, use_qk_norm=True, attention_bias=True),
+        "glm4_moe-air": lambda: glm4_moe(**_DENSE, **glm_experts, first_k_dense_replace=2),
+        "glm4_moe_lite": lambda: glm4_lite(**lite, mlp_layer_types=["dense", "dense", "sparse"]),
+        "minimax_m2": lambda: minimax_m2(
+            **_DENSE, head_dim=32, rotary_dim=16, num_local_experts=8, num_experts_per_tok=3
+        ),
+        "smollm3": lambda: smollm3(**_DENSE | {"num_hidden_layers": 4}, pad_token_id=None),
+        "smollm3-sliding": lambda: smollm3(
+            **_DENSE,
+            pad_token_id=None,
+            no_rope_layers=[1, 0, 1],
+            use_sliding_window=True,
+            sliding_window=7,
+            tie_word_embeddings=False,
+        ),
+        "mistral": lambda: mistral(**_DENSE, head_dim=32, sliding_window=None),
+        "mistral-sliding": lambda: mistral(**_DENSE, sliding_window=7),
     }
 
 
 def reference(name: str) -> Any:
     """transformers' model with random weights: norms near 1, everything else near 0, selection biases too."""
     config = configs()[name]()
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model = (
+        DeepseekMoe(config).eval()
+        if isinstance(config, dict)
+        else transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    )
     generator = torch.Generator().manual_seed(11)
     biases = [b for key, b in model.named_buffers() if key.endswith("e_score_correction_bias")]
     with torch.no_grad():
@@ -112,7 +162,9 @@ def write(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def read(folder: Path) -> Any:
-    """What transformers makes of a folder, in float32."""
+    """What transformers, or our reference of what it lacks, makes of a folder, in float32."""
+    if json.loads((folder / "config.json").read_text())["model_type"] == "deepseek":
+        return DeepseekMoe.from_pretrained(folder)
     return transformers.AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", dtype=torch.float32
     )
@@ -139,7 +191,14 @@ class Paged:
         self._rows = RowPlan(positions_T, torch.zeros_like(positions_T), self._table)
         return self
 
-    def __call__(self, spec: AttentionSpec, q_TNH: Tensor, k_TGH: Tensor, v_TGV: Tensor | None, /) -> Tensor:
+    def __call__(
+        self,
+        spec: AttentionSpec,
+        q_TNH: Tensor,
+        k_TGH: Tensor,
+        v_TGV: Tensor | None,
+        /,
+    ) -> Tensor:
         """See `mohist.model.attend.Attend`."""
         if spec.layer not in self._caches:
             self._caches[spec.layer] = KvCache.zeros(

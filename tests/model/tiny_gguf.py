@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,14 @@ _ARCHITECTURES = {
     "qwen3": gguf.MODEL_ARCH.QWEN3,
     "deepseek_v2": gguf.MODEL_ARCH.DEEPSEEK2,
     "deepseek_v3": gguf.MODEL_ARCH.DEEPSEEK2,
+    "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
+    "deepseek": gguf.MODEL_ARCH.DEEPSEEK,
+    "glm4_moe": gguf.MODEL_ARCH.GLM4_MOE,
+    "minimax_m2": gguf.MODEL_ARCH.MINIMAXM2,
+    "smollm3": gguf.MODEL_ARCH.SMOLLM3,
 }
+_INTERLEAVED = {"llama", "deepseek", "smollm3"}
+"""Model types whose queries and keys the converter permutes."""
 
 
 def convert(
@@ -28,6 +36,10 @@ def convert(
 ) -> None:
     """The model in `folder` (config from `model`) as one GGUF file; matrices in f32, or quantised."""
     config = model.config
+    if isinstance(config, dict):
+        config = SimpleNamespace(
+            **config, rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]}
+        )
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[_ARCHITECTURES[config.model_type]])
     _metadata(writer, config, split_kv_b=split_kv_b)
     names = gguf.get_tensor_name_map(_ARCHITECTURES[config.model_type], config.num_hidden_layers)
@@ -78,9 +90,9 @@ def _converted(tensors: dict[str, Tensor], config: Any, split_kv_b: bool) -> lis
             key, value = parts.split([config.qk_nope_head_dim, config.v_head_dim], dim=1)
             result[name.replace("kv_b_proj", "k_b_proj")] = key.transpose(1, 2).contiguous()
             result[name.replace("kv_b_proj", "v_b_proj")] = value.contiguous()
-        elif config.model_type == "llama" and "q_proj" in name:
+        elif config.model_type in _INTERLEAVED and "q_proj" in name:
             result[name] = permuted(tensor, config.num_attention_heads)
-        elif config.model_type == "llama" and "k_proj" in name:
+        elif config.model_type in _INTERLEAVED and "k_proj" in name:
             result[name] = permuted(tensor, config.num_key_value_heads)
         else:
             result[name] = tensor
@@ -102,19 +114,39 @@ def _metadata(writer: Any, config: Any, *, split_kv_b: bool) -> None:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     rope = config.rope_parameters
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if "partial_rotary_factor" in rope:
+        writer.add_rope_dimension_count(int(head_dim * rope["partial_rotary_factor"]))
     writer.add_rope_freq_base(rope["rope_theta"])
     if rope["rope_type"] in ("yarn", "linear"):
         writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
         writer.add_rope_scaling_factor(rope["factor"])
     if rope["rope_type"] == "yarn":
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-    if config.model_type.startswith("deepseek"):
+    if config.model_type.startswith("deepseek_"):
         _deepseek_metadata(writer, config, split_kv_b=split_kv_b)
     else:
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        _expert_metadata(writer, config)
         writer.add_head_count_kv(config.num_key_value_heads)
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
+
+
+def _expert_metadata(writer: Any, config: Any) -> None:
+    experts = getattr(config, "n_routed_experts", None) or getattr(config, "num_local_experts", None)
+    if experts is None:
+        return
+    writer.add_expert_count(experts)
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    writer.add_expert_feed_forward_length(getattr(config, "moe_intermediate_size", config.intermediate_size))
+    if hasattr(config, "n_shared_experts"):
+        writer.add_expert_shared_count(config.n_shared_experts)
+        writer.add_leading_dense_block_count(config.first_k_dense_replace)
+        writer.add_expert_weights_scale(getattr(config, "routed_scaling_factor", 1.0))
+    if config.model_type in ("glm4_moe", "minimax_m2"):
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if config.model_type == "glm4_moe":
+        writer.add_expert_weights_norm(config.norm_topk_prob)
 
 
 def _deepseek_metadata(writer: Any, config: Any, *, split_kv_b: bool) -> None:

@@ -41,9 +41,19 @@ TASK = ArithmeticConfig(
 END = len(CHARACTERS) + SPECIAL.index("<|end|>")
 
 
-DENSE = LayerConfig(mixer=GqaConfig(num_heads=2, num_kv_heads=1, head_dim=16), mlp=DenseConfig(width=64))
+DENSE = LayerConfig(
+    mixer=GqaConfig(num_heads=2, num_kv_heads=1, head_dim=16, rope=RopeConfig(dim=16)),
+    mlp=DenseConfig(width=64),
+)
 LATENT = LayerConfig(
-    mixer=MlaConfig(num_heads=2, q_rank=32, kv_rank=32, nope_dim=16, rope_dim=16, value_dim=16),
+    mixer=MlaConfig(
+        num_heads=2,
+        q_rank=32,
+        kv_rank=32,
+        nope_dim=16,
+        rope=RopeConfig(dim=16, interleaved=True),
+        value_dim=16,
+    ),
     mlp=MoeConfig(
         num_experts=8,
         top_k=2,
@@ -70,7 +80,6 @@ def save_tiny(folder: Path, *, seed: int = 0, std: float = 0.1, layer: LayerConf
         vocab_size=backend.get_vocab_size(),
         hidden_size=32,
         layers=(layer, layer),
-        rope=RopeConfig(dim=16, interleaved=layer is not DENSE),
         norm_eps=1e-5,
         tie_embeddings=False,
         max_positions=64,

@@ -75,13 +75,13 @@ def tiny_chat() -> Chat:
 
 @cache
 def tiny_decoder() -> Decoder:
-    layer = LayerConfig(mixer=GqaConfig(num_heads=2, num_kv_heads=1, head_dim=16), mlp=DenseConfig(width=64))
+    mixer = GqaConfig(num_heads=2, num_kv_heads=1, head_dim=16, rope=RopeConfig(dim=16))
+    layer = LayerConfig(mixer=mixer, mlp=DenseConfig(width=64))
     config = DecoderConfig(
         family="llama",
         vocab_size=tiny_chat().tokenizer.vocab_size,
         hidden_size=32,
         layers=(layer, layer),
-        rope=RopeConfig(dim=16),
         norm_eps=1e-5,
         tie_embeddings=True,
         max_positions=CONTEXT,

@@ -32,17 +32,19 @@ def small(name: str) -> DecoderConfig:
     """The last layer of an exact model, narrower, and one MTP module where the family has them."""
     config = CONFIGS[name]
     mixer, mlp = config.layers[-1].mixer, config.layers[-1].mlp
+    turning = mixer.rope
+    assert turning is not None
     if isinstance(mixer, MlaConfig):
-        ranks = {"q_rank": mixer.q_rank and 8, "kv_rank": 8, "nope_dim": 6, "rope_dim": 4, "value_dim": 5}
+        ranks = {"q_rank": mixer.q_rank and 8, "kv_rank": 8, "nope_dim": 6, "value_dim": 5}
         mixer = replace(mixer, num_heads=2, **ranks)
     else:
         assert isinstance(mixer, GqaConfig)
-        mixer = replace(mixer, head_dim=8)
+        mixer = replace(mixer, head_dim=8, rope=None)
     mlp = replace(mlp, width=6, shared_width=5) if isinstance(mlp, MoeConfig) else DenseConfig(width=12)
-    rope = replace(config.rope, dim=4, scaling=None)
-    layer = replace(config.layers[-1], mixer=mixer, mlp=mlp)
+    rope = replace(turning, dim=4, scaling=None)
+    layer = replace(config.layers[-1], mixer=replace(mixer, rope=rope), mlp=mlp)
     mtp = int(name == "deepseek_v3")
-    return replace(config, hidden_size=12, layers=(layer,), rope=rope, mtp_layers=mtp)
+    return replace(config, hidden_size=12, layers=(layer,), mtp_layers=mtp)
 
 
 class DoubleAttend(PackedAttend):

@@ -41,14 +41,13 @@ def write_tokenizer(folder: Path) -> int:
 
 
 def decoder_config(vocab_size: int) -> DecoderConfig:
-    mixer = GqaConfig(num_heads=4, num_kv_heads=2, head_dim=16)
+    mixer = GqaConfig(num_heads=4, num_kv_heads=2, head_dim=16, rope=RopeConfig(dim=16))
     layer = LayerConfig(mixer=mixer, mlp=DenseConfig(width=64))
     return DecoderConfig(
         family="llama",
         vocab_size=vocab_size,
         hidden_size=32,
         layers=(layer, layer),
-        rope=RopeConfig(dim=16),
         norm_eps=1e-6,
         tie_embeddings=True,
         max_positions=128,

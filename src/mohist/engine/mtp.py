@@ -56,7 +56,7 @@ class MtpDrafter:
         if not self._decoder.config.mtp_layers:
             raise ConfigError("speculate = 'mtp': this model has no multi-token module; use lookup or off")
         config = self._decoder.config
-        spec = attention_spec(config.layers[-1].mixer, config.rope, len(config.layers))
+        spec = attention_spec(config.layers[-1].mixer, len(config.layers))
         cache = KvCache.zeros(
             spec, num_blocks=runner.num_blocks, block_size=runner.block_size, device=self._ops.device
         )

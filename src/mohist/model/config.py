@@ -93,10 +93,12 @@ class GqaConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    rope: RopeConfig | None
+    """None leaves positions out: the layer sees a set of earlier tokens (NoPE)."""
     qkv_bias: bool = False
     output_bias: bool = False
-    qk_norm: bool = False
-    """RMSNorm of every query and key head before rope."""
+    qk_norm: Literal["head", "projection"] | None = None
+    """RMSNorm of queries and of keys before rope: of every head, or of all heads as one long row."""
     window: int | None = None
     """Tokens that a query sees, itself included; None sees all."""
 
@@ -110,6 +112,11 @@ class GqaConfig:
         )
         _require(self.head_dim > 0, "head_dim", self.head_dim, "positive")
         _require(self.window is None or self.window > 0, "window", self.window, "positive or None")
+        if self.rope is not None:
+            rotated = self.rope.dim
+            _require(
+                rotated <= self.head_dim, "rope dim", rotated, f"at most {self.head_dim}, the head's width"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,14 +130,19 @@ class MlaConfig:
     """Width of the latent that keys and values are unfolded from, and that is cached."""
     nope_dim: int
     """Entries of a head without positions."""
-    rope_dim: int
-    """Entries of a head with positions; their key is shared by all heads."""
+    rope: RopeConfig
+    """Of the entries with positions, all of which are rotated; their key is shared by all heads."""
     value_dim: int
 
     def __post_init__(self) -> None:
-        for name in ("num_heads", "kv_rank", "nope_dim", "rope_dim", "value_dim"):
+        for name in ("num_heads", "kv_rank", "nope_dim", "value_dim"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
         _require(self.q_rank is None or self.q_rank > 0, "q_rank", self.q_rank, "positive or None")
+
+    @property
+    def rope_dim(self) -> int:
+        """Entries of a head with positions."""
+        return self.rope.dim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +150,8 @@ class DenseConfig:
     """One SwiGLU feed-forward."""
 
     width: int
+    bias: bool = False
+    """On gate, up and down."""
 
     def __post_init__(self) -> None:
         _require(self.width > 0, "width", self.width, "positive")
@@ -196,7 +210,6 @@ class DecoderConfig:
     layers: tuple[LayerConfig, ...]
     mtp_layers: int = 0
     """Multi-token prediction modules after the last layer, each with a block like the last one."""
-    rope: RopeConfig
     norm_eps: float
     tie_embeddings: bool
     """Whether the output head is the embedding."""
@@ -210,10 +223,6 @@ class DecoderConfig:
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
         _require(len(self.layers) > 0, "number of layers", len(self.layers), "positive")
         _require(self.norm_eps > 0, "norm_eps", self.norm_eps, "positive")
-        for layer in self.layers:
-            mixer = layer.mixer
-            room = mixer.rope_dim if isinstance(mixer, MlaConfig) else mixer.head_dim
-            _require(self.rope.dim <= room, "rope dim", self.rope.dim, f"at most {room}, the room in a head")
 
     @property
     def blocks(self) -> tuple[LayerConfig, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import groupby
 from typing import Any, Literal
 
 import torch
@@ -16,8 +15,7 @@ from mohist.model.family import family_named, gguf_family_named, read_config, re
 from mohist.model.gguf import ROPE_DIVISORS, GgufFile
 from mohist.model.gguf_metadata import rope_divisors
 from mohist.model.load import check_tensors, with_stored_mtp
-from mohist.model.origins import Origin, locate
-from mohist.model.save import joined
+from mohist.model.origins import Origin, assembled, locate
 from mohist.model.tensors import Matrix
 from mohist.weights.checkpoint import Checkpoint
 from mohist.weights.formats import Format, RawTensor, TensorInfo
@@ -78,12 +76,8 @@ class Conversion:
         """The tensors of `infos`."""
         formats = {info.name: info.format for info in self.infos}
 
-        def pieces() -> Iterator[tuple[str, Tensor]]:
-            for name in self._shapes:
-                yield from self._to[name].write(self._read(name))
-
-        for stored, group in groupby(pieces(), key=lambda piece: piece[0]):
-            yield encoded(stored, joined([tensor for _, tensor in group]), formats[stored])
+        for stored, tensor in assembled((self._to[name], self._read(name)) for name in self._shapes):
+            yield encoded(stored, tensor, formats[stored])
         yield from self._rope_table()
 
     def hf_config(self) -> dict[str, Any]:
@@ -139,7 +133,8 @@ class Conversion:
         return torch.stack(parts).view(shape) if len(shape) == 3 else parts[0].reshape(shape)
 
     def _rope_table(self) -> list[RawTensor]:
-        divisors = rope_divisors(self.config.rope) if self._kind == "gguf" else None
+        rope = self.config.layers[0].mixer.rope
+        divisors = rope_divisors(rope) if self._kind == "gguf" and rope is not None else None
         return [] if divisors is None else [RawTensor.plain(ROPE_DIVISORS, torch.tensor(divisors))]
 
 

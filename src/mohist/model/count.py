@@ -78,18 +78,19 @@ def _mixer(hidden: int, mixer: GqaConfig | MlaConfig) -> int:
         return query + latent + unfold + mixer.num_heads * mixer.value_dim * hidden
     query, kv = mixer.num_heads * mixer.head_dim, mixer.num_kv_heads * mixer.head_dim
     biases = (query + 2 * kv) * mixer.qkv_bias + hidden * mixer.output_bias
-    return hidden * (2 * query + 2 * kv) + biases + 2 * mixer.head_dim * mixer.qk_norm
+    norms = {None: 0, "head": 2 * mixer.head_dim, "projection": query + kv}[mixer.qk_norm]
+    return hidden * (2 * query + 2 * kv) + biases + norms
 
 
 def _mlp(hidden: int, mlp: DenseConfig | MoeConfig) -> int:
     if isinstance(mlp, DenseConfig):
-        return 3 * hidden * mlp.width
+        return 3 * hidden * mlp.width + (2 * mlp.width + hidden) * mlp.bias
     return _active_mlp(hidden, mlp) + 3 * hidden * mlp.width * (mlp.num_experts - mlp.top_k)
 
 
 def _active_mlp(hidden: int, mlp: DenseConfig | MoeConfig) -> int:
     if isinstance(mlp, DenseConfig):
-        return 3 * hidden * mlp.width
+        return 3 * hidden * mlp.width + (2 * mlp.width + hidden) * mlp.bias
     router = mlp.num_experts * (hidden + mlp.selection_bias)
     return router + 3 * hidden * (mlp.width * mlp.top_k + mlp.shared_width)
 

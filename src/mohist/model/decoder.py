@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from mohist.kernels.ops import AttentionSpec, Ops
 from mohist.kernels.sampling import TokenScores
 from mohist.model.attend import Attend
-from mohist.model.config import DecoderConfig, LayerConfig, MlaConfig, MoeConfig
+from mohist.model.config import DecoderConfig, LayerConfig, MlaConfig, MoeConfig, RopeConfig
 from mohist.model.feedforward import MixtureOfExperts, SwiGlu
 from mohist.model.mixers import LatentAttention, SoftmaxAttention, attention_spec
 from mohist.model.rope import cos_sin_scale, inverse_frequencies
@@ -30,10 +30,11 @@ class Decoder(nn.Module):
         self.config, self.ops = config, ops
         self.recompute = False
         """Keep only what enters each block for the backward pass, and compute the rest again there."""
-        self._cos_sin_scale = cos_sin_scale(config.rope)
-        self._inv_freq_R = torch.tensor(
-            inverse_frequencies(config.rope), dtype=torch.float32, device=ops.device
-        )
+        ropes = dict.fromkeys(rope for layer in config.layers if (rope := layer.mixer.rope) is not None)
+        self._inv_freq_R = {
+            rope: torch.tensor(inverse_frequencies(rope), dtype=torch.float32, device=ops.device)
+            for rope in ropes
+        }
         self.embed = Matrix(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer, i, ops) for i, layer in enumerate(config.layers))
         self.norm = Vector(config.hidden_size)
@@ -44,15 +45,14 @@ class Decoder(nn.Module):
     @property
     def attention_specs(self) -> list[AttentionSpec]:
         """What each layer tells `attend`, in order."""
-        rope = self.config.rope
-        return [attention_spec(layer.mixer, rope, i) for i, layer in enumerate(self.config.layers)]
+        return [attention_spec(layer.mixer, i) for i, layer in enumerate(self.config.layers)]
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         """Hidden states [T, D] after the last norm, for int32 tokens at int32 positions."""
-        cos_sin_T2R = self._angles(positions_T)
+        angles = self._angles(positions_T)
         x_TD = self.ops.embed(self.embed.weight(), tokens_T)
-        for layer in self.layers:
-            x_TD = self._through(layer, x_TD, cos_sin_T2R, attend)
+        for layer, config in zip(self.layers, self.config.layers, strict=True):
+            x_TD = self._through(layer, x_TD, angles.get(config.mixer.rope), attend)
         return self.ops.rms_norm(x_TD, self.norm.value, self.config.norm_eps)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
@@ -87,23 +87,28 @@ class Decoder(nn.Module):
         after each row. The result goes into `logits` like any other.
         """
         embedding_TD = self.ops.embed(self.embed.weight(), next_tokens_T)
-        return self.mtp[depth](hidden_TD, embedding_TD, self._angles(positions_T), attend)
+        angles = self._angles(positions_T).get(self.config.layers[-1].mixer.rope)
+        return self.mtp[depth](hidden_TD, embedding_TD, angles, attend)
 
     def tensors(self) -> dict[str, Matrix | Vector]:
         """Every tensor by name, in order."""
         return {name: m for name, m in self.named_modules() if isinstance(m, Matrix | Vector)}
 
-    def _through(self, layer: nn.Module, x_TD: Tensor, cos_sin_T2R: Tensor, attend: Attend) -> Tensor:
-        if not (self.recompute and torch.is_grad_enabled()):
-            return layer(x_TD, cos_sin_T2R, attend)
+    def _through(self, layer: nn.Module, x_TD: Tensor, cos_sin_T2R: Tensor | None, attend: Attend) -> Tensor:
         inputs = (x_TD, cos_sin_T2R, attend)
+        if not (self.recompute and torch.is_grad_enabled()):
+            return layer(*inputs)
         return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
 
     def _head(self) -> Matrix:
         return self.embed if self.head is None else self.head
 
-    def _angles(self, positions_T: Tensor) -> Tensor:
-        return self.ops.rope_angles(positions_T, self._inv_freq_R, self._cos_sin_scale)
+    def _angles(self, positions_T: Tensor) -> dict[RopeConfig | None, Tensor]:
+        """cos and sin [T, 2, R] of every rope that any layer has."""
+        return {
+            rope: self.ops.rope_angles(positions_T, inv_freq_R, cos_sin_scale(rope))
+            for rope, inv_freq_R in self._inv_freq_R.items()
+        }
 
 
 class Block(nn.Module):
@@ -116,12 +121,10 @@ class Block(nn.Module):
         self.mixer_norm = Vector(hidden)
         self.mixer: LatentAttention | SoftmaxAttention
         if isinstance(layer.mixer, MlaConfig):
-            self.mixer = LatentAttention(layer.mixer, config.rope, layer=index, hidden_size=hidden, ops=ops)
+            self.mixer = LatentAttention(layer.mixer, layer=index, hidden_size=hidden, ops=ops)
         else:
             eps = config.norm_eps
-            self.mixer = SoftmaxAttention(
-                layer.mixer, config.rope, layer=index, hidden_size=hidden, norm_eps=eps, ops=ops
-            )
+            self.mixer = SoftmaxAttention(layer.mixer, layer=index, hidden_size=hidden, norm_eps=eps, ops=ops)
         self.mlp_norm = Vector(hidden)
         self.mlp: MixtureOfExperts | SwiGlu
         if isinstance(layer.mlp, MoeConfig):
@@ -129,7 +132,7 @@ class Block(nn.Module):
         else:
             self.mlp = SwiGlu(layer.mlp, hidden_size=hidden, ops=ops)
 
-    def forward(self, x_TD: Tensor, cos_sin_T2R: Tensor, attend: Attend) -> Tensor:
+    def forward(self, x_TD: Tensor, cos_sin_T2R: Tensor | None, attend: Attend) -> Tensor:
         """The next layer's input, [T, D]."""
         normed_TD = self.ops.rms_norm(x_TD, self.mixer_norm.value, self.norm_eps)
         x_TD = self.mixer(normed_TD, cos_sin_T2R, attend, x_TD)
@@ -152,7 +155,9 @@ class MtpModule(nn.Module):
         self.block = Block(config, config.layers[-1], index, ops)
         self.norm = Vector(config.hidden_size)
 
-    def forward(self, hidden_TD: Tensor, embedding_TD: Tensor, cos_sin_T2R: Tensor, attend: Attend) -> Tensor:
+    def forward(
+        self, hidden_TD: Tensor, embedding_TD: Tensor, cos_sin_T2R: Tensor | None, attend: Attend
+    ) -> Tensor:
         """Hidden states [T, D] after the module's own norm."""
         ops, eps = self.ops, self.norm_eps
         embedding_TD = ops.rms_norm(embedding_TD, self.embed_norm.value, eps)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mohist.kernels.ops import Ops, RouteSpec
 from mohist.kernels.weight import Weight
 from mohist.model.config import DenseConfig, MoeConfig
-from mohist.model.tensors import Matrix, Vector
+from mohist.model.tensors import FusedVector, Matrix, Vector
 
 __all__ = ["Experts", "MixtureOfExperts", "Routing", "SwiGlu", "route_spec"]
 
@@ -27,11 +27,19 @@ class SwiGlu(nn.Module):
         self.gate = Matrix(mlp.width, hidden_size)
         self.up = Matrix(mlp.width, hidden_size)
         self.down = Matrix(hidden_size, mlp.width)
+        self.gate_up_bias: FusedVector | None = None
+        if mlp.bias:
+            self.gate_bias, self.up_bias = Vector(mlp.width), Vector(mlp.width)
+            self.gate_up_bias = FusedVector(self.gate_bias, self.up_bias)
+        self.down_bias = Vector(hidden_size) if mlp.bias else None
 
-    def forward(self, x_TD: Tensor, residual_TD: Tensor) -> Tensor:
+    def forward(self, x_TD: Tensor, residual_TD: Tensor | None) -> Tensor:
         """residual + feed-forward(x): [T, D]."""
-        gate_up_T2F = self.ops.linear(x_TD, (self.gate.weight(), self.up.weight()))
-        return self.ops.linear(self.ops.swiglu(gate_up_T2F), (self.down.weight(),), residual=residual_TD)
+        bias = self.gate_up_bias.value() if self.gate_up_bias else None
+        gate_up_T2F = self.ops.linear(x_TD, (self.gate.weight(), self.up.weight()), bias=bias)
+        hidden_TF = self.ops.swiglu(gate_up_T2F)
+        down_bias = self.down_bias.value if self.down_bias else None
+        return self.ops.linear(hidden_TF, (self.down.weight(),), bias=down_bias, residual=residual_TD)
 
 
 class Routing(NamedTuple):
@@ -51,12 +59,13 @@ class MixtureOfExperts(nn.Module):
         # Trained by counting loads, not by gradients.
         self.router_bias = Vector(mlp.num_experts, trainable=False) if mlp.selection_bias else None
         self.experts = Experts(mlp.num_experts, mlp.width, hidden_size)
-        shared = DenseConfig(width=mlp.shared_width)
-        self.shared = SwiGlu(shared, hidden_size=hidden_size, ops=ops) if mlp.shared_width else None
+        self.shared: SwiGlu | None = None
+        if mlp.shared_width:
+            self.shared = SwiGlu(DenseConfig(width=mlp.shared_width), hidden_size=hidden_size, ops=ops)
         self.routings: list[Routing] | None = None
         """Where training balances experts: a list that every forward pass with gradients adds to."""
 
-    def forward(self, x_TD: Tensor, residual_TD: Tensor) -> Tensor:
+    def forward(self, x_TD: Tensor, residual_TD: Tensor | None) -> Tensor:
         """residual + shared(x) + routed(x): [T, D]."""
         bias_E = self.router_bias.value if self.router_bias else None
         logits_TE = self.ops.linear(x_TD, (self.router.weight(),))

@@ -8,11 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from mohist.model.config import LinearScaling, RopeConfig, TableScaling, YarnScaling
+from mohist.model.config import DecoderConfig, GqaConfig, LinearScaling, RopeConfig, TableScaling, YarnScaling
 from mohist.model.fields import Fields
-from mohist.model.origins import Origin, Plain
+from mohist.model.origins import Origin, Plain, Unpermuted
 
-__all__ = ["ATTENTION_NAMES", "COMMON_NAMES", "GgufFile", "as_said", "common_from_gguf", "rope_from_gguf"]
+__all__ = [
+    "ATTENTION_NAMES",
+    "COMMON_NAMES",
+    "EXPERT_NAMES",
+    "GgufFile",
+    "as_said",
+    "common_from_gguf",
+    "gqa_from_gguf",
+    "interleaved_heads",
+    "rope_from_gguf",
+]
 
 COMMON_NAMES: dict[str, Origin] = {
     "embed": Plain("token_embd.weight"),
@@ -23,6 +33,9 @@ COMMON_NAMES: dict[str, Origin] = {
     "layers.{layer}.mlp.gate": Plain("blk.{layer}.ffn_gate.weight"),
     "layers.{layer}.mlp.up": Plain("blk.{layer}.ffn_up.weight"),
     "layers.{layer}.mlp.down": Plain("blk.{layer}.ffn_down.weight"),
+    "layers.{layer}.mlp.gate_bias": Plain("blk.{layer}.ffn_gate.bias"),
+    "layers.{layer}.mlp.up_bias": Plain("blk.{layer}.ffn_up.bias"),
+    "layers.{layer}.mlp.down_bias": Plain("blk.{layer}.ffn_down.bias"),
 }
 
 ATTENTION_NAMES: dict[str, Origin] = {
@@ -36,6 +49,17 @@ ATTENTION_NAMES: dict[str, Origin] = {
     "layers.{layer}.mixer.o_bias": Plain("blk.{layer}.attn_output.bias"),
     "layers.{layer}.mixer.q_norm": Plain("blk.{layer}.attn_q_norm.weight"),
     "layers.{layer}.mixer.k_norm": Plain("blk.{layer}.attn_k_norm.weight"),
+}
+
+EXPERT_NAMES: dict[str, Origin] = {
+    "layers.{layer}.mlp.router": Plain("blk.{layer}.ffn_gate_inp.weight"),
+    "layers.{layer}.mlp.router_bias": Plain("blk.{layer}.exp_probs_b.bias"),
+    "layers.{layer}.mlp.experts.gate": Plain("blk.{layer}.ffn_gate_exps.weight"),
+    "layers.{layer}.mlp.experts.up": Plain("blk.{layer}.ffn_up_exps.weight"),
+    "layers.{layer}.mlp.experts.down": Plain("blk.{layer}.ffn_down_exps.weight"),
+    "layers.{layer}.mlp.shared.gate": Plain("blk.{layer}.ffn_gate_shexp.weight"),
+    "layers.{layer}.mlp.shared.up": Plain("blk.{layer}.ffn_up_shexp.weight"),
+    "layers.{layer}.mlp.shared.down": Plain("blk.{layer}.ffn_down_shexp.weight"),
 }
 
 ROPE_DIVISORS = "rope_freqs.weight"
@@ -89,6 +113,34 @@ def common_from_gguf(file: GgufFile) -> dict[str, Any]:
         "bos_token": bos_tokens[0] if bos_tokens else None,
         "eos_tokens": file.tokenizer.tokens("eos_token_id"),
     }
+
+
+def gqa_from_gguf(file: GgufFile, *, interleaved: bool = False) -> GqaConfig:
+    """Heads, biases and rope of grouped-query attention, to which a family adds the rest."""
+    fields = file.fields
+    num_heads = fields.integer("attention.head_count")
+    head_dim = fields.integer("attention.key_length", fields.integer("embedding_length") // num_heads)
+    fields.expect("attention.value_length", head_dim)
+    return GqaConfig(
+        num_heads=num_heads,
+        num_kv_heads=fields.integer("attention.head_count_kv", num_heads),
+        head_dim=head_dim,
+        rope=rope_from_gguf(file, head_dim=head_dim, interleaved=interleaved),
+        qkv_bias="blk.0.attn_q.bias" in file.tensors,
+        output_bias="blk.0.attn_output.bias" in file.tensors,
+    )
+
+
+def interleaved_heads(config: DecoderConfig) -> dict[str, Origin]:
+    """Queries and keys of the architectures whose rope pairs llama.cpp's converter interleaves."""
+    mixer = config.layers[0].mixer
+    assert isinstance(mixer, GqaConfig)
+    origins: dict[str, Origin] = {}
+    for name, num_heads in (("q", mixer.num_heads), ("k", mixer.num_kv_heads)):
+        for ours, theirs in ((name, "weight"), (f"{name}_bias", "bias")):
+            stored = f"blk.{{layer}}.attn_{name}.{theirs}"
+            origins[f"layers.{{layer}}.mixer.{ours}"] = Unpermuted(stored, num_heads)
+    return origins
 
 
 def rope_from_gguf(file: GgufFile, *, head_dim: int, interleaved: bool = False) -> RopeConfig:

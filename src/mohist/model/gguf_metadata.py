@@ -27,7 +27,7 @@ def common_to_gguf(config: DecoderConfig) -> dict[str, Any]:
         "embedding_length": config.hidden_size,
         "attention.layer_norm_rms_epsilon": config.norm_eps,
         "vocab_size": config.vocab_size,
-        **_rope_to_gguf(config.rope),
+        **_rope_to_gguf(hf.shared(config.layers, "mixer", "rope")),
     }
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mohist.errors import ModelError
 from mohist.model.config import (
     DecoderConfig,
+    GqaConfig,
     LinearScaling,
     Llama3Scaling,
     RopeConfig,
@@ -16,16 +17,23 @@ from mohist.model.config import (
     YarnScaling,
 )
 from mohist.model.fields import Fields
-from mohist.model.origins import Origin, Plain
+from mohist.model.origins import Origin, Plain, Separate
 
 __all__ = [
     "ATTENTION_NAMES",
     "COMMON_NAMES",
+    "EXPERT_NAMES",
+    "MTP_NAMES",
     "common_from_hf",
     "common_to_hf",
     "each",
+    "gqa_from_hf",
+    "gqa_to_hf",
     "rope_from_hf",
+    "rope_to_hf",
     "shared",
+    "windows_from_hf",
+    "windows_to_hf",
 ]
 
 COMMON_NAMES: dict[str, Origin] = {
@@ -37,6 +45,9 @@ COMMON_NAMES: dict[str, Origin] = {
     "layers.{layer}.mlp.gate": Plain("model.layers.{layer}.mlp.gate_proj.weight"),
     "layers.{layer}.mlp.up": Plain("model.layers.{layer}.mlp.up_proj.weight"),
     "layers.{layer}.mlp.down": Plain("model.layers.{layer}.mlp.down_proj.weight"),
+    "layers.{layer}.mlp.gate_bias": Plain("model.layers.{layer}.mlp.gate_proj.bias"),
+    "layers.{layer}.mlp.up_bias": Plain("model.layers.{layer}.mlp.up_proj.bias"),
+    "layers.{layer}.mlp.down_bias": Plain("model.layers.{layer}.mlp.down_proj.bias"),
 }
 
 ATTENTION_NAMES: dict[str, Origin] = {
@@ -51,6 +62,26 @@ ATTENTION_NAMES: dict[str, Origin] = {
     "layers.{layer}.mixer.q_norm": Plain("model.layers.{layer}.self_attn.q_norm.weight"),
     "layers.{layer}.mixer.k_norm": Plain("model.layers.{layer}.self_attn.k_norm.weight"),
 }
+
+EXPERT_NAMES: dict[str, Origin] = {
+    "layers.{layer}.mlp.router": Plain("model.layers.{layer}.mlp.gate.weight"),
+    "layers.{layer}.mlp.router_bias": Plain("model.layers.{layer}.mlp.gate.e_score_correction_bias"),
+    "layers.{layer}.mlp.experts.gate": Separate("model.layers.{layer}.mlp.experts.{expert}.gate_proj.weight"),
+    "layers.{layer}.mlp.experts.up": Separate("model.layers.{layer}.mlp.experts.{expert}.up_proj.weight"),
+    "layers.{layer}.mlp.experts.down": Separate("model.layers.{layer}.mlp.experts.{expert}.down_proj.weight"),
+    "layers.{layer}.mlp.shared.gate": Plain("model.layers.{layer}.mlp.shared_experts.gate_proj.weight"),
+    "layers.{layer}.mlp.shared.up": Plain("model.layers.{layer}.mlp.shared_experts.up_proj.weight"),
+    "layers.{layer}.mlp.shared.down": Plain("model.layers.{layer}.mlp.shared_experts.down_proj.weight"),
+}
+"""Routed experts as DeepSeek and Qwen name them."""
+
+MTP_NAMES: dict[str, Origin] = {
+    "mtp.{layer}.embed_norm": Plain("model.layers.{layer}.enorm.weight"),
+    "mtp.{layer}.hidden_norm": Plain("model.layers.{layer}.hnorm.weight"),
+    "mtp.{layer}.project": Plain("model.layers.{layer}.eh_proj.weight"),
+    "mtp.{layer}.norm": Plain("model.layers.{layer}.shared_head.norm.weight"),
+}
+"""An MTP module is stored as a layer after the last."""
 
 _WITHOUT_EFFECT = (
     "architectures", "attention_dropout", "auto_map", "dtype", "id2label", "initializer_range",
@@ -94,16 +125,53 @@ def common_to_hf(config: DecoderConfig, *, architecture: str, model_type: str) -
         "eos_token_id": config.eos_tokens[0]
         if len(config.eos_tokens) == 1
         else list(config.eos_tokens) or None,
-        **_rope_to_hf(config.rope),
+    }
+
+
+def gqa_from_hf(fields: Fields, *, head_dim: int | None = None, **rope: Any) -> GqaConfig:
+    """Heads and rope of grouped-query attention, to which a family adds the rest.
+
+    `head_dim` is used where the config has none, instead of hidden size / heads; `rope` is passed on to
+    `rope_from_hf`.
+    """
+    num_heads = fields.integer("num_attention_heads")
+    head_dim = fields.integer("head_dim", head_dim or fields.integer("hidden_size") // num_heads)
+    max_positions = fields.integer("max_position_embeddings")
+    return GqaConfig(
+        num_heads=num_heads,
+        num_kv_heads=fields.integer("num_key_value_heads", num_heads),
+        head_dim=head_dim,
+        rope=rope_from_hf(fields, head_dim=head_dim, max_positions=max_positions, **rope),
+    )
+
+
+def gqa_to_hf(layers: tuple[Any, ...]) -> dict[str, Any]:
+    """The fields that `gqa_from_hf` reads; layers may differ in having rope at all."""
+    head_dim = shared(layers, "mixer", "head_dim")
+    turning = tuple(layer for layer in layers if layer.mixer.rope is not None)
+    return {
+        "num_attention_heads": shared(layers, "mixer", "num_heads"),
+        "num_key_value_heads": shared(layers, "mixer", "num_kv_heads"),
+        "head_dim": head_dim,
+        **rope_to_hf(shared(turning, "mixer", "rope"), head_dim=head_dim),
     }
 
 
 def rope_from_hf(
-    fields: Fields, *, head_dim: int, max_positions: int, interleaved: bool = False
+    fields: Fields,
+    *,
+    head_dim: int,
+    max_positions: int,
+    interleaved: bool = False,
+    theta: float = 10_000.0,
+    share: float = 1.0,
 ) -> RopeConfig:
-    """Rope from `rope_parameters` (transformers 5), or from `rope_theta` and `rope_scaling` (before)."""
-    theta = fields.number("rope_theta", None)
-    share = fields.number("partial_rotary_factor", 1.0)
+    """Rope from `rope_parameters` (transformers 5), or from `rope_theta` and `rope_scaling` (before).
+
+    `theta` and `share` (of a head's entries that are rotated) are used where the config has none.
+    """
+    theta = fields.number("rope_theta", theta)
+    share = fields.number("partial_rotary_factor", share)
     section, old = fields.section("rope_parameters"), fields.section("rope_scaling")
     section = section or old
     scaling = None
@@ -112,9 +180,32 @@ def rope_from_hf(
         share = section.number("partial_rotary_factor", share)
         scaling = _scaling_from_hf(section, max_positions)
         section.close()
-    if theta is None:
-        theta = 10_000.0
-    return RopeConfig(dim=int(head_dim * share), theta=theta, interleaved=interleaved, scaling=scaling)
+    return RopeConfig(
+        dim=int(head_dim * share),
+        theta=theta,
+        interleaved=interleaved,
+        scaling=scaling,
+    )
+
+
+def windows_from_hf(fields: Fields, *, sliding: Callable[[int], bool]) -> list[int | None]:
+    """The window of every layer by `layer_types`; without those, `sliding` says which layers have one."""
+    num_layers, window = fields.integer("num_hidden_layers"), fields.integer("sliding_window", None)
+    default = ["sliding_attention" if sliding(layer) else "full_attention" for layer in range(num_layers)]
+    types = fields.sequence("layer_types", default)
+    if len(types) != num_layers or not set(types) <= {"full_attention", "sliding_attention"}:
+        raise fields.error("layer_types", f"{num_layers} of 'full_attention' or 'sliding_attention'")
+    return [window if kind == "sliding_attention" else None for kind in types]
+
+
+def windows_to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The fields that `windows_from_hf` reads."""
+    windows = each(config.layers, "mixer", "window")
+    return {
+        # transformers wants a number even where no layer slides
+        "sliding_window": next((window for window in windows if window is not None), config.max_positions),
+        "layer_types": ["full_attention" if window is None else "sliding_attention" for window in windows],
+    }
 
 
 def each(layers: tuple[Any, ...], *path: str) -> list[Any]:
@@ -165,11 +256,12 @@ def _scaling_from_hf(
     raise section.error("rope_type", "'default', 'linear', 'llama3' or 'yarn'")
 
 
-def _rope_to_hf(rope: RopeConfig) -> dict[str, Any]:
-    """Both spellings: transformers before version 5 reads only the old one."""
+def rope_to_hf(rope: RopeConfig, *, head_dim: int) -> dict[str, Any]:
+    """Rope in both spellings: transformers before version 5 reads only the old one."""
     scaling = _scaling_to_hf(rope)
-    new = {"rope_type": "default", "rope_theta": rope.theta, **(scaling or {})}
-    return {"rope_theta": rope.theta, "rope_scaling": scaling, "rope_parameters": new}
+    share = {} if rope.dim == head_dim else {"partial_rotary_factor": rope.dim / head_dim}
+    new = {"rope_type": "default", "rope_theta": rope.theta, **share, **(scaling or {})}
+    return {"rope_theta": rope.theta, "rope_scaling": scaling, "rope_parameters": new, **share}
 
 
 def _scaling_to_hf(rope: RopeConfig) -> dict[str, Any] | None:

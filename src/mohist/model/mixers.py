@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mohist.kernels.ops import AttentionSpec, Ops
 from mohist.model.attend import Attend
-from mohist.model.config import GqaConfig, MlaConfig, RopeConfig
+from mohist.model.config import GqaConfig, MlaConfig
 from mohist.model.rope import mla_softmax_scale
 from mohist.model.tensors import FusedVector, Matrix, Vector
 
@@ -21,7 +21,7 @@ _LATENT_EPS = 1e-6
 """Of the norms of MLA's latents, whatever the model's own epsilon (so in DeepSeek's code)."""
 
 
-def attention_spec(mixer: GqaConfig | MlaConfig, rope: RopeConfig, layer: int) -> AttentionSpec:
+def attention_spec(mixer: GqaConfig | MlaConfig, layer: int) -> AttentionSpec:
     """What `attend` is told about a layer; its cache has the shapes that follow from it."""
     if isinstance(mixer, MlaConfig):
         return AttentionSpec(
@@ -30,7 +30,7 @@ def attention_spec(mixer: GqaConfig | MlaConfig, rope: RopeConfig, layer: int) -
             key_dim=mixer.kv_rank + mixer.rope_dim,
             value_dim=mixer.kv_rank,
             latent=True,
-            scale=mla_softmax_scale(mixer, rope),
+            scale=mla_softmax_scale(mixer),
         )
     return AttentionSpec(
         layer=layer,
@@ -43,14 +43,12 @@ def attention_spec(mixer: GqaConfig | MlaConfig, rope: RopeConfig, layer: int) -
 
 
 class SoftmaxAttention(nn.Module):
-    """Grouped-query attention, with what families add: biases, head norms, partial rope, a window."""
+    """Grouped-query attention, with what families add: biases, norms, partial or no rope, a window."""
 
-    def __init__(
-        self, mixer: GqaConfig, rope: RopeConfig, *, layer: int, hidden_size: int, norm_eps: float, ops: Ops
-    ) -> None:
+    def __init__(self, mixer: GqaConfig, *, layer: int, hidden_size: int, norm_eps: float, ops: Ops) -> None:
         super().__init__()
-        self.config, self.rope, self.norm_eps, self.ops = mixer, rope, norm_eps, ops
-        self.spec = attention_spec(mixer, rope, layer)
+        self.config, self.norm_eps, self.ops = mixer, norm_eps, ops
+        self.spec = attention_spec(mixer, layer)
         query, kv = mixer.num_heads * mixer.head_dim, mixer.num_kv_heads * mixer.head_dim
         self.q = Matrix(query, hidden_size)
         self.k = Matrix(kv, hidden_size)
@@ -61,26 +59,47 @@ class SoftmaxAttention(nn.Module):
             self.q_bias, self.k_bias, self.v_bias = Vector(query), Vector(kv), Vector(kv)
             self.qkv_bias = FusedVector(self.q_bias, self.k_bias, self.v_bias)
         self.o_bias = Vector(hidden_size) if mixer.output_bias else None
-        if mixer.qk_norm:
-            self.q_norm, self.k_norm = Vector(mixer.head_dim), Vector(mixer.head_dim)
+        self.q_norm: Vector | None = None
+        self.k_norm: Vector | None = None
+        if mixer.qk_norm is not None:
+            per_head = mixer.qk_norm == "head"
+            self.q_norm = Vector(mixer.head_dim if per_head else query)
+            self.k_norm = Vector(mixer.head_dim if per_head else kv)
 
-    def forward(self, x_TD: Tensor, cos_sin_T2R: Tensor, attend: Attend, residual_TD: Tensor) -> Tensor:
+    def forward(
+        self, x_TD: Tensor, cos_sin_T2R: Tensor | None, attend: Attend, residual_TD: Tensor | None
+    ) -> Tensor:
         """residual + attention(x): [T, D]."""
         ops, heads, groups = self.ops, self.config.num_heads, self.config.num_kv_heads
         bias = self.qkv_bias.value() if self.qkv_bias else None
         weights = (self.q.weight(), self.k.weight(), self.v.weight())
         qkv = ops.linear(x_TD, weights, bias=bias).view(len(x_TD), heads + 2 * groups, -1)
-        if self.config.qk_norm:
-            q_TNH = ops.rms_norm(qkv[:, :heads], self.q_norm.value, self.norm_eps)
-            k_TGH = ops.rms_norm(qkv[:, heads : heads + groups], self.k_norm.value, self.norm_eps)
-            q_TNH = ops.rope(q_TNH, cos_sin_T2R, interleaved=self.rope.interleaved)
-            k_TGH = ops.rope(k_TGH, cos_sin_T2R, interleaved=self.rope.interleaved)
-        else:
-            qk = ops.rope(qkv[:, : heads + groups], cos_sin_T2R, interleaved=self.rope.interleaved)
-            q_TNH, k_TGH = qk[:, :heads], qk[:, heads:]
+        q_TNH, k_TGH = self._placed(qkv[:, : heads + groups], cos_sin_T2R)
         out_TNH = attend(self.spec, q_TNH, k_TGH, qkv[:, heads + groups :])
         o_bias = self.o_bias.value if self.o_bias else None
         return ops.linear(out_TNH.flatten(1), (self.o.weight(),), bias=o_bias, residual=residual_TD)
+
+    def _placed(self, qk: Tensor, cos_sin_T2R: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Queries [T, N, H] and keys [T, G, H] with norms and positions, of both side by side."""
+        heads = self.config.num_heads
+        if self.config.qk_norm is None:
+            qk = self._turned(qk, cos_sin_T2R)
+            return qk[:, :heads], qk[:, heads:]
+        q_TNH, k_TGH = self._normed(qk[:, :heads], self.q_norm), self._normed(qk[:, heads:], self.k_norm)
+        return self._turned(q_TNH, cos_sin_T2R), self._turned(k_TGH, cos_sin_T2R)
+
+    def _normed(self, x_TNH: Tensor, norm: Vector | None) -> Tensor:
+        if norm is None:
+            return x_TNH
+        if self.config.qk_norm == "head":
+            return self.ops.rms_norm(x_TNH, norm.value, self.norm_eps)
+        return self.ops.rms_norm(x_TNH.flatten(1), norm.value, self.norm_eps).view(x_TNH.shape)
+
+    def _turned(self, x_TNH: Tensor, cos_sin_T2R: Tensor | None) -> Tensor:
+        rope = self.config.rope
+        if rope is None or cos_sin_T2R is None:
+            return x_TNH
+        return self.ops.rope(x_TNH, cos_sin_T2R, interleaved=rope.interleaved)
 
 
 class LatentAttention(nn.Module):
@@ -90,10 +109,10 @@ class LatentAttention(nn.Module):
     `value_up`, so keys and values of single heads never exist (DeepSeek-V2, arXiv 2405.04434, section 2.1).
     """
 
-    def __init__(self, mixer: MlaConfig, rope: RopeConfig, *, layer: int, hidden_size: int, ops: Ops) -> None:
+    def __init__(self, mixer: MlaConfig, *, layer: int, hidden_size: int, ops: Ops) -> None:
         super().__init__()
-        self.config, self.rope, self.ops = mixer, rope, ops
-        self.spec = attention_spec(mixer, rope, layer)
+        self.config, self.ops = mixer, ops
+        self.spec = attention_spec(mixer, layer)
         heads, latent = mixer.num_heads, mixer.kv_rank
         width = heads * (mixer.nope_dim + mixer.rope_dim)
         if mixer.q_rank is None:
@@ -108,13 +127,15 @@ class LatentAttention(nn.Module):
         self.value_up = Matrix(mixer.value_dim, latent, num_groups=heads)
         self.o = Matrix(hidden_size, heads * mixer.value_dim)
 
-    def forward(self, x_TD: Tensor, cos_sin_T2R: Tensor, attend: Attend, residual_TD: Tensor) -> Tensor:
+    def forward(
+        self, x_TD: Tensor, cos_sin_T2R: Tensor, attend: Attend, residual_TD: Tensor | None
+    ) -> Tensor:
         """residual + attention(x): [T, D]."""
-        ops, mixer = self.ops, self.config
+        ops, mixer, interleaved = self.ops, self.config, self.config.rope.interleaved
         q_TNH, latent_TL, rope_key_T1R = self._project(x_TD)
         key_TL = ops.rms_norm(latent_TL, self.kv_latent_norm.value, _LATENT_EPS)
-        key_T1R = ops.rope(rope_key_T1R, cos_sin_T2R, interleaved=self.rope.interleaved)
-        query_TNR = ops.rope(q_TNH[:, :, mixer.nope_dim :], cos_sin_T2R, interleaved=self.rope.interleaved)
+        key_T1R = ops.rope(rope_key_T1R, cos_sin_T2R, interleaved=interleaved)
+        query_TNR = ops.rope(q_TNH[:, :, mixer.nope_dim :], cos_sin_T2R, interleaved=interleaved)
         query_TNL = ops.linear_grouped(q_TNH[:, :, : mixer.nope_dim], self.key_up.weights())
         out_TNL = attend(
             self.spec, ops.concat(query_TNL, query_TNR), ops.concat(key_TL[:, None], key_T1R), None

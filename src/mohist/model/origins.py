@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Self
 
 import numpy as np
@@ -21,7 +22,16 @@ from mohist.weights.checkpoint import Checkpoint
 from mohist.weights.formats import RawTensor, TensorInfo
 from mohist.weights.quants import dequantize
 
-__all__ = ["KeyPart", "Origin", "Plain", "Separate", "Unpermuted", "ValuePart", "locate"]
+__all__ = [
+    "KeyPart",
+    "Origin",
+    "Plain",
+    "Separate",
+    "Unpermuted",
+    "ValuePart",
+    "assembled",
+    "locate",
+]
 
 Shape = tuple[int, ...]
 
@@ -43,7 +53,12 @@ class Origin(ABC):
 
     @abstractmethod
     def write(self, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """The stored tensors; two of one name are to be joined along axis 1 (see `KeyPart`)."""
+        """The stored tensors, or the parts of them that `join` puts together."""
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """The stored tensor of which several of ours have written a part, in the decoder's order."""
+        (whole,) = parts
+        return whole
 
     def in_layer(self, index: int) -> Self:
         """The origin in one layer."""
@@ -138,6 +153,10 @@ class KeyPart(Origin):
         """See `Origin`."""
         yield self.name, tensor.transpose(1, 2)
 
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """See `Origin`: key rows, then value rows of every head."""
+        return torch.cat(parts, dim=1).flatten(0, 1)
+
 
 @dataclass(frozen=True)
 class ValuePart(Origin):
@@ -171,6 +190,14 @@ def locate(origins: Mapping[str, Origin], tensor: str, num_layers: int) -> Origi
         index += num_layers
         kind, rest = ("layers", rest.removeprefix("block.")) if rest.startswith("block.") else (kind, rest)
     return origins[f"{kind}.{{layer}}.{rest}"].in_layer(index)
+
+
+def assembled(tensors: Iterable[tuple[Origin, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The stored tensors, by name, that tensors of ours make up; parts of one come one after another."""
+    pieces = ((origin, *piece) for origin, tensor in tensors for piece in origin.write(tensor))
+    for name, group in groupby(pieces, key=lambda piece: piece[1]):
+        (first, *_), _, parts = zip(*group, strict=True)
+        yield name, first.join(list(parts))
 
 
 def _take_rows(data: Tensor, order: np.ndarray) -> Tensor:

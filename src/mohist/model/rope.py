@@ -49,11 +49,11 @@ def cos_sin_scale(rope: RopeConfig) -> float:
     return float(_mscale(scaling.factor, 1.0))
 
 
-def mla_softmax_scale(mixer: MlaConfig, rope: RopeConfig) -> float:
+def mla_softmax_scale(mixer: MlaConfig) -> float:
     """1 / sqrt(query width), times m squared where YaRN has `mscale_all_dim` (DeepSeek)."""
-    scale = 1 / math.sqrt(mixer.nope_dim + mixer.rope_dim)
-    if isinstance(rope.scaling, YarnScaling) and rope.scaling.mscale_all_dim:
-        scale *= float(_mscale(rope.scaling.factor, rope.scaling.mscale_all_dim) ** 2)
+    scale, scaling = 1 / math.sqrt(mixer.nope_dim + mixer.rope_dim), mixer.rope.scaling
+    if isinstance(scaling, YarnScaling) and scaling.mscale_all_dim:
+        scale *= float(_mscale(scaling.factor, scaling.mscale_all_dim) ** 2)
     return scale
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +11,11 @@ from torch import Tensor
 
 from mohist.model.decoder import Decoder
 from mohist.model.family import family_named
-from mohist.model.origins import locate
+from mohist.model.origins import Origin, assembled, locate
 from mohist.model.tensors import Matrix, Vector
 from mohist.weights.checkpoint import save_safetensors
 
-__all__ = ["joined", "save_decoder"]
+__all__ = ["save_decoder"]
 
 
 def save_decoder(decoder: Decoder, folder: Path, *, format: Literal["f32", "bf16"] | None = None) -> None:
@@ -53,16 +52,11 @@ def _stored(decoder: Decoder, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]
     origins = family_named(decoder.config.family).hf_origins(decoder.config)
     num_layers = len(decoder.config.layers)
 
-    def pieces() -> Iterator[tuple[str, Tensor]]:
+    def located() -> Iterator[tuple[Origin, Tensor]]:
         for name, module in decoder.tensors().items():
             values = module.value.detach() if isinstance(module, Vector) else module.dense()
             kept = torch.float32 if name.endswith(".router_bias") else dtype
-            yield from locate(origins, name, num_layers).write(values.to(kept).cpu())
+            yield locate(origins, name, num_layers), values.to(kept).cpu()
 
-    for name, group in groupby(pieces(), key=lambda piece: piece[0]):
-        yield name, joined([tensor for _, tensor in group]).contiguous()
-
-
-def joined(pieces: list[Tensor]) -> Tensor:
-    """One stored tensor; two pieces are the key and value rows of every head (see `origins.KeyPart`)."""
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1).flatten(0, 1)
+    for name, tensor in assembled(located()):
+        yield name, tensor.contiguous()

@@ -82,7 +82,7 @@ def decoder_config(shape: ShapeConfig, vocab_size: int) -> DecoderConfig:
         q_rank=None,
         kv_rank=shape.kv_rank,
         nope_dim=shape.head_dim,
-        rope_dim=shape.rope_dim,
+        rope=RopeConfig(dim=shape.rope_dim, interleaved=True),
         value_dim=shape.head_dim,
     )
     experts = MoeConfig(
@@ -102,7 +102,6 @@ def decoder_config(shape: ShapeConfig, vocab_size: int) -> DecoderConfig:
         hidden_size=shape.hidden_size,
         layers=(dense, *[LayerConfig(mixer=mixer, mlp=experts)] * (shape.num_layers - 1)),
         mtp_layers=shape.mtp_layers,
-        rope=RopeConfig(dim=shape.rope_dim, interleaved=True),
         norm_eps=1e-6,
         tie_embeddings=False,
         max_positions=shape.max_positions,

@@ -110,7 +110,8 @@ def layer_kind(layer: LayerConfig) -> tuple[str, str]:
     else:
         window = "" if mixer.window is None else f", window {mixer.window}"
         groups = f"{mixer.num_heads} heads over {mixer.num_kv_heads} key/value heads of {mixer.head_dim}"
-        attention = f"attention, {groups}{window}"
+        positions = "" if mixer.rope else ", no positions"
+        attention = f"attention, {groups}{window}{positions}"
     if isinstance(mlp, MoeConfig):
         shared = f" and a shared one of {mlp.shared_width}" if mlp.shared_width else ""
         return attention, f"{mlp.top_k} of {mlp.num_experts} experts of {mlp.width}{shared}"

@@ -7,15 +7,15 @@ from typing import Any
 
 from mohist.errors import ModelError
 from mohist.model import gguf, hf
-from mohist.model.config import DecoderConfig, DenseConfig, LayerConfig, MlaConfig, MoeConfig
+from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig, MlaConfig, MoeConfig
 from mohist.model.fields import Fields
 from mohist.model.gguf_metadata import common_to_gguf
-from mohist.model.origins import KeyPart, Origin, Plain, Separate, ValuePart
+from mohist.model.origins import KeyPart, Origin, Plain, ValuePart
 
 MODEL_TYPES = ("deepseek_v2",)
 GGUF_ARCHITECTURES = ("deepseek2",)
 
-_SIGMOID = 2
+SIGMOID = 2
 """llama.cpp's number for the gating function of V3; 1 is softmax."""
 
 
@@ -38,7 +38,9 @@ def config_from_hf(fields: Fields) -> DecoderConfig:
         renormalize=False,
         scale=fields.number("routed_scaling_factor", 1.0),
     )
-    return decoder_from_hf(fields, moe, interleaved=True)
+    return decoder_from_hf(
+        fields, moe, interleaved=True, num_dense=fields.integer("first_k_dense_replace", 0)
+    )
 
 
 def moe_from_hf(fields: Fields) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def moe_from_hf(fields: Fields) -> dict[str, Any]:
 
 
 def decoder_from_hf(
-    fields: Fields, moe: MoeConfig, *, interleaved: bool, mtp_layers: int = 0
+    fields: Fields, moe: MoeConfig, *, interleaved: bool, num_dense: int, mtp_layers: int = 0
 ) -> DecoderConfig:
     """The rest of the config, alike in V2 and V3."""
     common = hf.common_from_hf(fields)
@@ -66,22 +68,31 @@ def decoder_from_hf(
         q_rank=fields.integer("q_lora_rank", None),
         kv_rank=fields.integer("kv_lora_rank"),
         nope_dim=fields.integer("qk_nope_head_dim"),
-        rope_dim=fields.integer("qk_rope_head_dim"),
+        rope=hf.rope_from_hf(
+            fields,
+            head_dim=fields.integer("qk_rope_head_dim"),
+            max_positions=common["max_positions"],
+            interleaved=interleaved,
+        ),
         value_dim=fields.integer("v_head_dim"),
     )
     fields.expect("num_key_value_heads", mixer.num_heads)
     fields.expect("qk_head_dim", mixer.nope_dim + mixer.rope_dim)
-    rope = hf.rope_from_hf(
-        fields, head_dim=mixer.rope_dim, max_positions=common["max_positions"], interleaved=interleaved
-    )
-    layers = _layers(
+    layers = dense_then_sparse(
         mixer,
         DenseConfig(width=fields.integer("intermediate_size")),
         moe,
         num_layers=fields.integer("num_hidden_layers"),
-        num_dense=fields.integer("first_k_dense_replace", 0),
+        num_dense=num_dense,
     )
-    return DecoderConfig(layers=layers, rope=rope, mtp_layers=mtp_layers, **common)
+    return DecoderConfig(layers=layers, mtp_layers=mtp_layers, **common)
+
+
+def dense_then_sparse(
+    mixer: GqaConfig | MlaConfig, dense: DenseConfig, moe: MoeConfig, *, num_layers: int, num_dense: int
+) -> tuple[LayerConfig, ...]:
+    """Layers of one mixer: the first `num_dense` with a dense feed-forward, the others with experts."""
+    return tuple(LayerConfig(mixer=mixer, mlp=dense if i < num_dense else moe) for i in range(num_layers))
 
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
@@ -97,11 +108,10 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
 
 def decoder_to_hf(config: DecoderConfig, *, architecture: str, model_type: str) -> dict[str, Any]:
     """The fields that V2 and V3 write alike."""
-    mixer, moe, dense = hf.shared(config.layers, "mixer"), config.layers[-1].mlp, config.layers[0].mlp
-    assert isinstance(moe, MoeConfig)
-    num_dense = sum(isinstance(layer.mlp, DenseConfig) for layer in config.layers)
+    mixer = hf.shared(config.layers, "mixer")
     return {
         **hf.common_to_hf(config, architecture=architecture, model_type=model_type),
+        **hf.rope_to_hf(mixer.rope, head_dim=mixer.rope_dim),
         "num_attention_heads": mixer.num_heads,
         "num_key_value_heads": mixer.num_heads,
         "q_lora_rank": mixer.q_rank,
@@ -110,9 +120,18 @@ def decoder_to_hf(config: DecoderConfig, *, architecture: str, model_type: str) 
         "qk_rope_head_dim": mixer.rope_dim,
         "v_head_dim": mixer.value_dim,
         "attention_bias": False,
+        **moe_to_hf(config),
+    }
+
+
+def moe_to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The fields of feed-forwards that all of DeepSeek's models write alike."""
+    moe, dense = config.layers[-1].mlp, config.layers[0].mlp
+    assert isinstance(moe, MoeConfig)
+    return {
         # Without a dense layer nothing has this width, but readers expect the field.
         "intermediate_size": dense.width,
-        "first_k_dense_replace": num_dense,
+        "first_k_dense_replace": sum(isinstance(layer.mlp, DenseConfig) for layer in config.layers),
         "moe_layer_freq": 1,
         "n_routed_experts": moe.num_experts,
         "n_shared_experts": moe.shared_width // moe.width,
@@ -128,34 +147,30 @@ def decoder_to_hf(config: DecoderConfig, *, architecture: str, model_type: str) 
 def hf_origins(config: DecoderConfig) -> Mapping[str, Origin]:
     """See `mohist.model.family.Family`."""
     mixer = hf.shared(config.layers, "mixer")
-    attention, mlp = "model.layers.{layer}.self_attn", "model.layers.{layer}.mlp"
-    return hf.COMMON_NAMES | {
-        "layers.{layer}.mixer.q": Plain(f"{attention}.q_proj.weight"),
-        "layers.{layer}.mixer.q_down": Plain(f"{attention}.q_a_proj.weight"),
-        "layers.{layer}.mixer.q_latent_norm": Plain(f"{attention}.q_a_layernorm.weight"),
-        "layers.{layer}.mixer.q_up": Plain(f"{attention}.q_b_proj.weight"),
-        "layers.{layer}.mixer.kv_down": Plain(f"{attention}.kv_a_proj_with_mqa.weight"),
-        "layers.{layer}.mixer.kv_latent_norm": Plain(f"{attention}.kv_a_layernorm.weight"),
-        "layers.{layer}.mixer.key_up": KeyPart(f"{attention}.kv_b_proj.weight", mixer.value_dim),
-        "layers.{layer}.mixer.value_up": ValuePart(f"{attention}.kv_b_proj.weight", mixer.nope_dim),
-        "layers.{layer}.mixer.o": Plain(f"{attention}.o_proj.weight"),
-        "layers.{layer}.mlp.router": Plain(f"{mlp}.gate.weight"),
-        "layers.{layer}.mlp.router_bias": Plain(f"{mlp}.gate.e_score_correction_bias"),
-        "layers.{layer}.mlp.experts.gate": Separate(f"{mlp}.experts.{{expert}}.gate_proj.weight"),
-        "layers.{layer}.mlp.experts.up": Separate(f"{mlp}.experts.{{expert}}.up_proj.weight"),
-        "layers.{layer}.mlp.experts.down": Separate(f"{mlp}.experts.{{expert}}.down_proj.weight"),
-        "layers.{layer}.mlp.shared.gate": Plain(f"{mlp}.shared_experts.gate_proj.weight"),
-        "layers.{layer}.mlp.shared.up": Plain(f"{mlp}.shared_experts.up_proj.weight"),
-        "layers.{layer}.mlp.shared.down": Plain(f"{mlp}.shared_experts.down_proj.weight"),
-    }
+    attention = "model.layers.{layer}.self_attn"
+    return (
+        hf.COMMON_NAMES
+        | hf.EXPERT_NAMES
+        | {
+            "layers.{layer}.mixer.q": Plain(f"{attention}.q_proj.weight"),
+            "layers.{layer}.mixer.q_down": Plain(f"{attention}.q_a_proj.weight"),
+            "layers.{layer}.mixer.q_latent_norm": Plain(f"{attention}.q_a_layernorm.weight"),
+            "layers.{layer}.mixer.q_up": Plain(f"{attention}.q_b_proj.weight"),
+            "layers.{layer}.mixer.kv_down": Plain(f"{attention}.kv_a_proj_with_mqa.weight"),
+            "layers.{layer}.mixer.kv_latent_norm": Plain(f"{attention}.kv_a_layernorm.weight"),
+            "layers.{layer}.mixer.key_up": KeyPart(f"{attention}.kv_b_proj.weight", mixer.value_dim),
+            "layers.{layer}.mixer.value_up": ValuePart(f"{attention}.kv_b_proj.weight", mixer.nope_dim),
+            "layers.{layer}.mixer.o": Plain(f"{attention}.o_proj.weight"),
+        }
+    )
 
 
 def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
     """See `mohist.model.family.Family`. llama.cpp has one architecture for V2 and V3."""
     common, fields = gguf.common_from_gguf(file), file.fields
-    sigmoid = fields.integer("expert_gating_func", 1) == _SIGMOID
-    fields.expect("expert_gating_func", 1, _SIGMOID)
-    mixer = _mixer_from_gguf(fields)
+    sigmoid = fields.integer("expert_gating_func", 1) == SIGMOID
+    fields.expect("expert_gating_func", 1, SIGMOID)
+    mixer = _mixer_from_gguf(file)
     num_groups, top_groups = _groups_from_gguf(fields, mixer)
     width = fields.integer("expert_feed_forward_length")
     moe = MoeConfig(
@@ -173,26 +188,25 @@ def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
     )
     # Blocks of MTP modules come last, and stay on disk.
     num_layers = fields.integer("block_count") - fields.integer("nextn_predict_layers", 0)
-    layers = _layers(
+    layers = dense_then_sparse(
         mixer,
         DenseConfig(width=fields.integer("feed_forward_length")),
         moe,
         num_layers=num_layers,
         num_dense=fields.integer("leading_dense_block_count", 0),
     )
-    rope = gguf.rope_from_gguf(file, head_dim=mixer.rope_dim, interleaved=True)
     common["family"] = "deepseek_v3" if sigmoid else "deepseek_v2"
-    return DecoderConfig(layers=layers, rope=rope, **common)
+    return DecoderConfig(layers=layers, **common)
 
 
 def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
     """See `mohist.model.family.GgufFamily`. The plain head widths are those that llama.cpp caches."""
-    if not config.rope.interleaved:
+    mixer = hf.shared(config.layers, "mixer")
+    if not mixer.rope.interleaved:
         raise ModelError(
             "rope_interleave = False: llama.cpp turns neighbouring values in the deepseek2 architecture, so "
             "no GGUF file can hold this model"
         )
-    mixer = hf.shared(config.layers, "mixer")
     dense = [layer.mlp for layer in config.layers if isinstance(layer.mlp, DenseConfig)]
     moe: MoeConfig = hf.shared(config.layers[len(dense) :], "mlp")
     keys = {
@@ -212,7 +226,7 @@ def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
         "expert_shared_count": moe.shared_width // moe.width,
         "expert_group_count": moe.num_groups,
         "expert_group_used_count": moe.top_groups,
-        "expert_gating_func": _SIGMOID if moe.scoring == "sigmoid" else 1,
+        "expert_gating_func": SIGMOID if moe.scoring == "sigmoid" else 1,
         "expert_weights_norm": moe.renormalize,
         "expert_weights_scale": float(moe.scale),
     }
@@ -232,24 +246,17 @@ def gguf_origins(config: DecoderConfig, file: gguf.GgufFile) -> Mapping[str, Ori
         "layers.{layer}.mixer.key_up": Plain("blk.{layer}.attn_k_b.weight"),
         "layers.{layer}.mixer.value_up": Plain("blk.{layer}.attn_v_b.weight"),
         "layers.{layer}.mixer.o": Plain("blk.{layer}.attn_output.weight"),
-        "layers.{layer}.mlp.router": Plain("blk.{layer}.ffn_gate_inp.weight"),
-        "layers.{layer}.mlp.router_bias": Plain("blk.{layer}.exp_probs_b.bias"),
-        "layers.{layer}.mlp.experts.gate": Plain("blk.{layer}.ffn_gate_exps.weight"),
-        "layers.{layer}.mlp.experts.up": Plain("blk.{layer}.ffn_up_exps.weight"),
-        "layers.{layer}.mlp.experts.down": Plain("blk.{layer}.ffn_down_exps.weight"),
-        "layers.{layer}.mlp.shared.gate": Plain("blk.{layer}.ffn_gate_shexp.weight"),
-        "layers.{layer}.mlp.shared.up": Plain("blk.{layer}.ffn_up_shexp.weight"),
-        "layers.{layer}.mlp.shared.down": Plain("blk.{layer}.ffn_down_shexp.weight"),
     }
     if "blk.0.attn_kv_b.weight" in file.tensors:
         fused = "blk.{layer}.attn_kv_b.weight"
         names["layers.{layer}.mixer.key_up"] = KeyPart(fused, mixer.value_dim)
         names["layers.{layer}.mixer.value_up"] = ValuePart(fused, mixer.nope_dim)
-    return gguf.COMMON_NAMES | names
+    return gguf.COMMON_NAMES | gguf.EXPERT_NAMES | names
 
 
-def _mixer_from_gguf(fields: Fields) -> MlaConfig:
+def _mixer_from_gguf(file: gguf.GgufFile) -> MlaConfig:
     """Head widths: under `_mla` keys in newer files, whose plain ones tell the cached widths instead."""
+    fields = file.fields
     rope_dim = fields.integer("rope.dimension_count")
     key_length = fields.integer("attention.key_length")
     value_length = fields.integer("attention.value_length")
@@ -259,7 +266,7 @@ def _mixer_from_gguf(fields: Fields) -> MlaConfig:
         q_rank=fields.integer("attention.q_lora_rank", None),
         kv_rank=fields.integer("attention.kv_lora_rank"),
         nope_dim=fields.integer("attention.key_length_mla", key_length) - rope_dim,
-        rope_dim=rope_dim,
+        rope=gguf.rope_from_gguf(file, head_dim=rope_dim, interleaved=True),
         value_dim=fields.integer("attention.value_length_mla", value_length),
     )
 
@@ -276,9 +283,3 @@ def _groups_from_gguf(fields: Fields, mixer: MlaConfig) -> tuple[int, int]:
         "GGUF metadata deepseek2.*: expert_group_count is missing, so choosing experts would be a guess; "
         "convert the model anew with a current llama.cpp"
     )
-
-
-def _layers(
-    mixer: MlaConfig, dense: DenseConfig, moe: MoeConfig, *, num_layers: int, num_dense: int
-) -> tuple[LayerConfig, ...]:
-    return tuple(LayerConfig(mixer=mixer, mlp=dense if i < num_dense else moe) for i in range(num_layers))

@@ -18,25 +18,18 @@ GGUF_ARCHITECTURES = ("qwen2",)
 
 def config_from_hf(fields: Fields) -> DecoderConfig:
     """See `mohist.model.family.Family`."""
-    num_heads = fields.integer("num_attention_heads")
-    mixer = GqaConfig(
-        num_heads=num_heads,
-        num_kv_heads=fields.integer("num_key_value_heads", num_heads),
-        head_dim=fields.integer("head_dim", fields.integer("hidden_size") // num_heads),
-        qkv_bias=True,
-    )
-    return decoder_from_hf(fields, mixer)
+    return decoder_from_hf(fields, replace(hf.gqa_from_hf(fields), qkv_bias=True))
 
 
 def decoder_from_hf(fields: Fields, mixer: GqaConfig) -> DecoderConfig:
-    """The rest of the config, the same for every Qwen: which layers slide, and what all families have."""
-    common = hf.common_from_hf(fields)
-    num_layers = fields.integer("num_hidden_layers")
+    """The rest of the config, the same for every dense Qwen: which layers slide, and what all have."""
     mlp = DenseConfig(width=fields.integer("intermediate_size"))
-    windows = _windows(fields, num_layers)
+    first = fields.integer("max_window_layers", fields.integer("num_hidden_layers"))
+    windows = hf.windows_from_hf(fields, sliding=lambda layer: layer >= first)
+    if not fields.flag("use_sliding_window", False):
+        windows = [None] * len(windows)
     layers = tuple(LayerConfig(mixer=replace(mixer, window=window), mlp=mlp) for window in windows)
-    rope = hf.rope_from_hf(fields, head_dim=mixer.head_dim, max_positions=common["max_positions"])
-    return DecoderConfig(layers=layers, rope=rope, **common)
+    return DecoderConfig(layers=layers, **hf.common_from_hf(fields))
 
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
@@ -45,19 +38,15 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
 
 
 def decoder_to_hf(config: DecoderConfig, *, architecture: str, model_type: str) -> dict[str, Any]:
-    """The fields that every Qwen writes."""
+    """The fields that every dense Qwen writes."""
     windows = hf.each(config.layers, "mixer", "window")
-    sliding = [window for window in windows if window is not None]
     return {
         **hf.common_to_hf(config, architecture=architecture, model_type=model_type),
-        "num_attention_heads": hf.shared(config.layers, "mixer", "num_heads"),
-        "num_key_value_heads": hf.shared(config.layers, "mixer", "num_kv_heads"),
-        "head_dim": hf.shared(config.layers, "mixer", "head_dim"),
+        **hf.gqa_to_hf(config.layers),
+        **hf.windows_to_hf(config),
+        "use_sliding_window": any(windows),
+        "max_window_layers": next((i for i, window in enumerate(windows) if window), len(windows)),
         "intermediate_size": hf.shared(config.layers, "mlp", "width"),
-        "use_sliding_window": bool(sliding),
-        "sliding_window": sliding[0] if sliding else None,
-        "max_window_layers": next((i for i, w in enumerate(windows) if w is not None), len(windows)),
-        "layer_types": ["full_attention" if w is None else "sliding_attention" for w in windows],
     }
 
 
@@ -68,25 +57,14 @@ def hf_origins(config: DecoderConfig) -> Mapping[str, Origin]:
 
 def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
     """See `mohist.model.family.Family`."""
-    return decoder_from_gguf(file, qkv_bias=True)
+    return decoder_from_gguf(file, gguf.gqa_from_gguf(file))
 
 
-def decoder_from_gguf(file: gguf.GgufFile, *, qkv_bias: bool = False, qk_norm: bool = False) -> DecoderConfig:
-    """The config of any Qwen; llama.cpp does not slide in this architecture."""
+def decoder_from_gguf(file: gguf.GgufFile, mixer: GqaConfig) -> DecoderConfig:
+    """The config of any dense Qwen; llama.cpp does not slide in these architectures."""
     common, fields = gguf.common_from_gguf(file), file.fields
-    num_heads = fields.integer("attention.head_count")
-    head_dim = fields.integer("attention.key_length", common["hidden_size"] // num_heads)
-    fields.expect("attention.value_length", head_dim)
-    mixer = GqaConfig(
-        num_heads=num_heads,
-        num_kv_heads=fields.integer("attention.head_count_kv", num_heads),
-        head_dim=head_dim,
-        qkv_bias=qkv_bias,
-        qk_norm=qk_norm,
-    )
     layer = LayerConfig(mixer=mixer, mlp=DenseConfig(width=fields.integer("feed_forward_length")))
-    rope = gguf.rope_from_gguf(file, head_dim=head_dim)
-    return DecoderConfig(layers=(layer,) * fields.integer("block_count"), rope=rope, **common)
+    return DecoderConfig(layers=(layer,) * fields.integer("block_count"), **common)
 
 
 def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
@@ -97,16 +75,3 @@ def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
 def gguf_origins(config: DecoderConfig, file: gguf.GgufFile) -> Mapping[str, Origin]:
     """See `mohist.model.family.Family`."""
     return gguf.COMMON_NAMES | gguf.ATTENTION_NAMES
-
-
-def _windows(fields: Fields, num_layers: int) -> list[int | None]:
-    """The window of every layer: by `layer_types` where there are any, else from `max_window_layers` on."""
-    slides, window = fields.flag("use_sliding_window", False), fields.integer("sliding_window", None)
-    first, types = fields.integer("max_window_layers", num_layers), fields.sequence("layer_types", None)
-    if not slides or window is None:
-        window = None
-    if types is None:
-        return [window if i >= first else None for i in range(num_layers)]
-    if len(types) != num_layers or not set(types) <= {"full_attention", "sliding_attention"}:
-        raise fields.error("layer_types", f"{num_layers} of 'full_attention' or 'sliding_attention'")
-    return [window if kind == "sliding_attention" else None for kind in types]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mohist.model import gguf, hf
@@ -18,17 +19,14 @@ GGUF_ARCHITECTURES = ("qwen3",)
 
 def config_from_hf(fields: Fields) -> DecoderConfig:
     """See `mohist.model.family.Family`."""
-    num_heads = fields.integer("num_attention_heads")
+    return qwen2.decoder_from_hf(fields, attention_from_hf(fields))
+
+
+def attention_from_hf(fields: Fields) -> GqaConfig:
+    """The attention of every Qwen3."""
     bias = fields.flag("attention_bias", False)
-    mixer = GqaConfig(
-        num_heads=num_heads,
-        num_kv_heads=fields.integer("num_key_value_heads", num_heads),
-        head_dim=fields.integer("head_dim", 128),
-        qkv_bias=bias,
-        output_bias=bias,
-        qk_norm=True,
-    )
-    return qwen2.decoder_from_hf(fields, mixer)
+    heads = hf.gqa_from_hf(fields, head_dim=128)
+    return replace(heads, qkv_bias=bias, output_bias=bias, qk_norm="head")
 
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
@@ -44,7 +42,7 @@ def hf_origins(config: DecoderConfig) -> Mapping[str, Origin]:
 
 def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
     """See `mohist.model.family.Family`."""
-    return qwen2.decoder_from_gguf(file, qk_norm=True)
+    return qwen2.decoder_from_gguf(file, replace(gguf.gqa_from_gguf(file), qk_norm="head"))
 
 
 def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
