@@ -164,7 +164,7 @@ class Ops(Protocol):
 
             y = fma(d_w * d_x, i, y);  q4_1 then y = fma(m_w, d_x * sum of q_x, y)
 
-        Last, for each of a matrix's `terms` in turn, in its rows and in the columns of that matrix,
+        Last, for each of a matrix's `terms`, in the rows of the term and the columns of the matrix,
 
             y = y + chain over r of z_r * b_nr,  z_r = chain over k of x_k * a_rk
         """

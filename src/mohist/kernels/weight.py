@@ -92,7 +92,7 @@ class Weight:
     source: Tensor | None = None
     """The float32 [N, K] that `data` was packed from, when gradients have to flow to it."""
     terms: tuple[LowRankTerm, ...] = ()
-    """Differences that `linear` adds; other ops know none."""
+    """Differences that `linear` adds, for rows that do not overlap; other ops know none."""
 
     @classmethod
     def empty(
