@@ -176,6 +176,10 @@ def test_a_browser_that_keeps_nothing_still_talks(open_page: OpenPage, fake: Fak
     ask(page, "two")
     assert questions(page) == ["one", "two"]
     assert len(fake.requests[1]["messages"]) == 3
+    page.click("text=New conversation")
+    ask(page, "three")
+    page.click(".sidebar >> text=one")
+    until(page, lambda: questions(page) == ["one", "two"])
 
 
 def test_a_long_conversation_stays_fast(open_page: OpenPage, tmp_path: Path) -> None:

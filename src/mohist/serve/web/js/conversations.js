@@ -37,10 +37,14 @@ export async function loadConversations() {
   if (tabs) tabs.onmessage = async () => state.set({ conversations: await database.listConversations() });
 }
 
+/** Messages by conversation, where the browser keeps none: they last as long as the page. */
+const remembered = new Map();
+
 /** Show the conversation `id`; null for a new one. */
 export async function open(id) {
-  const { conversation, running } = state.get();
+  const { conversation, running, keeps, messages: shown } = state.get();
   if (conversation?.id === id) return;
+  if (conversation && !keeps) remembered.set(conversation.id, shown);
   if (id === null) {
     state.set({ conversation: null, messages: new Map() });
     return;
@@ -51,7 +55,7 @@ export async function open(id) {
     return;
   }
   const live = running.get(id);
-  const messages = live?.messages ?? byId(await database.loadMessages(id));
+  const messages = live?.messages ?? remembered.get(id) ?? byId(await database.loadMessages(id));
   if (state.get().route.id !== id) return; // Another one was opened meanwhile.
   state.set({ conversation: found, messages });
 }

@@ -88,12 +88,18 @@ function useSearch(query, conversations) {
     latest.current = query;
     if (!query.trim()) return void setFound(null);
     const timer = setTimeout(async () => {
-      const ids = await search(query);
+      // Where the browser keeps nothing, there are only the titles to look through.
+      const ids = await search(query).catch(() => byTitle(query, conversations));
       if (latest.current === query) setFound(ids);
     }, SEARCH_AFTER_MS);
     return () => clearTimeout(timer);
   }, [query, conversations]);
   return found;
+}
+
+function byTitle(query, conversations) {
+  const wanted = query.trim().toLocaleLowerCase();
+  return new Set(conversations.filter(({ title }) => title.toLocaleLowerCase().includes(wanted)).map(({ id }) => id));
 }
 
 function Tools() {
