@@ -146,6 +146,30 @@ def test_default_templates_write_what_the_models_own_do(build: Build, case: Case
     assert default.rendered(conversation, now=NOW).text == own.rendered(conversation, now=NOW).text
 
 
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [("deepseek-ai-DeepSeek-V3.2", "deepseek_v32"), ("deepseek-ai-DeepSeek-V4", "deepseek_v4")],
+)
+@pytest.mark.parametrize("turns", [3, 5, 6, 7])
+def test_dsml_conversations_with_tools(build: Build, template: str, name: str, turns: int) -> None:
+    """Thoughts kept across calls and dropped at the next question, as the models' templates do it."""
+    tokenizer = tokenizer_for(build, name)
+    own, default = Chat(tokenizer, template=source(template)), Chat(tokenizer, format_name=name)
+    calls = (CALL, replace(CALL, arguments='{"q": "1"}'))
+    conversation = [
+        SYSTEM,
+        QUESTION,
+        Message(role="assistant", content="Looking.", reasoning=THOUGHT, tool_calls=calls),
+        Message(role="tool", content="<b>here</b>"),
+        Message(role="tool", content="there"),
+        replace(ANSWER, reasoning="Here it is."),
+        replace(QUESTION, content="And now?"),
+    ]
+    options: dict[str, Any] = {"tools": TOOLS, "thinking": True, "add_generation_prompt": turns in (5, 7)}
+    ours, theirs = (chat.rendered(conversation[:turns], **options).text for chat in (default, own))
+    assert ours == theirs
+
+
 @everything
 @pytest.mark.parametrize("num_calls", [0, 1, 2])
 def test_what_the_template_writes_is_read_back(build: Build, case: Case, num_calls: int) -> None:

@@ -44,8 +44,7 @@ def tokenizer_to_gguf(tokenizer: Tokenizer, *, vocab_size: int) -> dict[str, Any
     texts = _texts(tokenizer, vocab_size)
     is_pieces = bool(model.get("byte_fallback"))
     keys: dict[str, Any] = {"model": "llama" if is_pieces else "gpt2", "tokens": texts}
-    unknown = model.get("unk_token")
-    types = [_type(tokenizer, token, text, is_pieces, unknown) for token, text in enumerate(texts)]
+    types = _types(tokenizer.backend, texts, model.get("unk_token") if is_pieces else None, is_pieces)
     keys["token_type"] = np.array(types, dtype=np.int32)  # llama.cpp takes no other type
     if is_pieces:
         keys |= {"pre": "default", "scores": _scores(texts, model["merges"])}
@@ -72,14 +71,22 @@ def _texts(tokenizer: Tokenizer, vocab_size: int) -> list[str]:
     return [f"[PAD{token}]" if text is None else text for token, text in enumerate(texts)]
 
 
-def _type(tokenizer: Tokenizer, token: int, text: str, is_pieces: bool, unknown: str | None) -> int:
-    if token in tokenizer.added:
-        return _CONTROL if token in tokenizer.markup else _USER_DEFINED
-    if tokenizer.backend.id_to_token(token) is None:
-        return _UNUSED
-    if is_pieces and text == unknown:
-        return _UNKNOWN
-    return _BYTE if is_pieces and text.startswith("<0x") and len(text) == 6 else _NORMAL
+def _types(
+    backend: tokenizers.Tokenizer, texts: list[str], unknown: str | None, is_pieces: bool
+) -> list[int]:
+    """llama.cpp's kind of every token: it shows those that users defined and hides control tokens."""
+    added = backend.get_added_tokens_decoder()
+
+    def kind(token: int, text: str) -> int:
+        if token in added:
+            return _CONTROL if added[token].special else _USER_DEFINED
+        if backend.id_to_token(token) is None:
+            return _UNUSED
+        if text == unknown:
+            return _UNKNOWN
+        return _BYTE if is_pieces and text.startswith("<0x") and len(text) == 6 else _NORMAL
+
+    return [kind(token, text) for token, text in enumerate(texts)]
 
 
 def _merge(merge: str | list[str]) -> str:

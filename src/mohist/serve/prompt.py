@@ -102,11 +102,11 @@ def offered(ask: Ask) -> list[dict[str, Any]]:
 
 def effort_variables(chat: Chat, ask: Ask) -> dict[str, Any]:
     """What tells the template how much to think: the model's own level nearest to what was asked for."""
-    levels = chat.format.efforts
-    if ask.effort is None or not levels or "reasoning_effort" not in chat.template.variables:
+    levels, variable = chat.format.efforts, chat.format.effort_variable
+    if ask.effort is None or not levels or variable not in chat.template.variables:
         return {}
     place = EFFORTS.index(ask.effort) * (len(levels) - 1) / (len(EFFORTS) - 1)
-    return {"reasoning_effort": ask.effort if ask.effort in levels else levels[round(place)]}
+    return {variable: ask.effort if ask.effort in levels else levels[round(place)]}
 
 
 def beginning(chat: Chat, prompt: list[int], message: Message) -> Iterable[int]:
