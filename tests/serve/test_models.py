@@ -68,7 +68,7 @@ def make(*names: str, aliases: dict[str, str] | None = None, **options: Any) -> 
     models = Models(
         configs=[config(name) for name in names],
         aliases=aliases,
-        loader=Loader(load=loader.load, memory_bytes=loader.memory_bytes),
+        loader=Loader(load=loader.load, memory_bytes=loader.memory_bytes, settle=lambda: None),
         **options,
     )
     return models, loader
@@ -200,6 +200,13 @@ async def test_models_are_added_while_others_run() -> None:
     assert (await refused(models.add(config("a")))).status == 409
     assert (await refused(models.add(config("broken")))).status == 503
     assert models.names == ["a", "new"], "a model that cannot be loaded is not there"
+    loader.gate.clear()
+    adding = asyncio.create_task(refused(models.add(config("broken"))))
+    await asyncio.sleep(0.05)
+    models.switch({"early": "broken"})
+    loader.gate.set()
+    assert (await adding).status == 503
+    assert models.names == ["a", "new"], "nor is an alias of it"
 
 
 @in_loop

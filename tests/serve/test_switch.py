@@ -13,9 +13,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from mohist.serve.loading import settle
 from mohist.serve.local import LocalModel
 from mohist.serve.settings import MemoryConfig
-from tests.serve.live import Live, live
+from tests.serve.live import Live, live, wait_for
 
 PROMPTS = ["hello", "what is a monad?", "the sea", "你好", "a longer question that takes more than a block"]
 CLIENTS, ROUNDS = 8, 10
@@ -180,5 +181,10 @@ def test_memory_and_threads_of_a_model_that_left_are_given_back(two: Live, tiny_
     worker, decoder = weakref.ref(backend.worker), weakref.ref(backend.llm.decoder)
     del backend
     assert two.client.delete("/admin/models/brief").status_code == 204
-    assert (worker(), decoder()) == (None, None)
+
+    def gone() -> bool:
+        settle()
+        return worker() is None and decoder() is None
+
+    wait_for(gone)
     assert "mohist-brief" not in [thread.name for thread in threading.enumerate()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -48,13 +49,25 @@ class ModelConfig:
         return self.name or self.source.rstrip("/").replace(":", "/").rpartition("/")[2].removesuffix(".gguf")
 
 
+def settle() -> None:
+    """Collect garbage, then keep the collector away from all that is left.
+
+    It would go through a model's hundreds of thousands of objects again and again, and everything waits then.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loader:
-    """How a model comes into memory. Both functions run on a thread and may take minutes."""
+    """How a model comes into memory. The functions run on a thread and may take minutes."""
 
     load: Callable[[ModelConfig], Backend]
     memory_bytes: Callable[[ModelConfig], int]
     """What a model will need, known before it is loaded. Raises MohistError."""
+    settle: Callable[[], None] = settle
+    """Called after a model came or left."""
 
 
 def load(config: ModelConfig) -> LocalModel:

@@ -10,7 +10,6 @@ Everything here runs on the event loop; only loading and unloading themselves go
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
@@ -147,11 +146,8 @@ class Models:
     async def start(self) -> None:
         """Load what is wanted at the start, as far as memory allows. Raises MohistError."""
         for entry in list(self._entries.values()):
-            if (
-                entry.config is not None
-                and entry.config.at_start
-                and not await self._would_unload(entry.config)
-            ):
+            config = entry.config
+            if config is not None and config.at_start and not await self._would_unload(config):
                 await self._bring_in(entry)
 
     async def add(self, config: ModelConfig) -> None:
@@ -167,6 +163,7 @@ class Models:
         except BaseException:
             if self._entries.get(entry.name) is entry:
                 del self._entries[entry.name]
+                self._aliases = {alias: to for alias, to in self._aliases.items() if to != entry.name}
             raise
 
     async def remove(self, name: str) -> None:
@@ -258,6 +255,7 @@ class Models:
             await self._make_room(entry.name, needed)
             entry.backend = await asyncio.to_thread(self._loader.load, config)
             entry.memory_bytes = needed
+            await asyncio.to_thread(self._loader.settle)
         seconds = round(time.monotonic() - start_s, 3)
         _log.info("model loaded", extra={"model": entry.name, "bytes": needed, "seconds": seconds})
         return entry.backend
@@ -290,7 +288,7 @@ class Models:
             await backend.close()
             del backend
             # A model is a web of references; its memory should be there for the next one.
-            await asyncio.to_thread(gc.collect)
+            await asyncio.to_thread(self._loader.settle)
             _log.info("model unloaded", extra={"model": entry.name})
         entry.memory_bytes = 0
 

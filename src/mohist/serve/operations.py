@@ -105,7 +105,7 @@ class Operations:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)  # they were cancelled
             await self.models.close()
 
     def close(self) -> None:
@@ -124,7 +124,11 @@ class Operations:
 async def _every(interval_s: float, work: Callable[[], Awaitable[None]]) -> None:
     while True:
         await asyncio.sleep(interval_s)
-        await work()
+        try:
+            await work()
+        except Exception:
+            # One failure must not end what the server does for as long as it runs.
+            _log.exception("a task of the server failed; it is tried again", extra={"seconds": interval_s})
 
 
 def _models(config: ServeConfig, loader: Loader) -> Models:
