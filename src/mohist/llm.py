@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -28,13 +29,14 @@ from mohist.engine.engine import Engine, EngineConfig, FinishEvent, TokenEvent
 from mohist.engine.runner import DecoderRunner
 from mohist.engine.speculation import COUNTS, Speculator
 from mohist.errors import ConfigError, RequestError
-from mohist.kernels import load_ops
+from mohist.kernels import LAW, load_ops
 from mohist.kernels.weight import WeightFormat
 from mohist.model.count import active_parameters, flops_per_token, parameters
 from mohist.model.decoder import Decoder
 from mohist.model.load import load_decoder
 from mohist.types import Completion, Message, Request, SamplingParams
 from mohist.weights.checkpoint import open_checkpoint
+from mohist.weights.fingerprint import content_hash
 from mohist.weights.source import resolve
 
 __all__ = ["LLM", "Answer", "Reply"]
@@ -86,8 +88,12 @@ class LLM:
         chat: Chat,
         engine: Engine,
         defaults: SamplingParams,
+        path: Path | None = None,
+        quantize: WeightFormat | None = None,
     ) -> None:
+        """`path`: where the files are; None: the model never was in files. `quantize`: see `load`."""
         self.source = source
+        self._path, self._quantize = path, quantize
         self.decoder = decoder
         self.chat = chat
         self.engine = engine
@@ -136,6 +142,8 @@ class LLM:
             chat=chat,
             engine=Engine(runner, EngineConfig(), speculation),
             defaults=recommended_sampling(path),
+            path=path,
+            quantize=quantize,
         )
 
     def render(self, messages: Sequence[Message], thinking: bool | None = None) -> list[int]:
@@ -145,6 +153,20 @@ class LLM:
     def encode(self, text: str) -> list[int]:
         """The tokens of `text` as it is, after bos where the model expects it, to continue it."""
         return self.chat.tokenizer.prompt(text)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names what answers depend on beside their request: equal ones give equal answers, bit for bit.
+
+        The weights by their content, the format that they are computed in, and the version of the kernels'
+        definitions. The first time, all files are read.
+        """
+        if self._path is None:
+            content = blake2b(f"{self.source}\0{self.summary}".encode()).hexdigest()
+        else:
+            content = content_hash(self._path)
+        law = f"law{LAW}" if self.decoder.ops.exact else "inexact"
+        return f"fp_{content[:16]}_{self._quantize or 'stored'}_{law}"
 
     @cached_property
     def guides(self) -> Guides:

@@ -9,7 +9,10 @@ if TYPE_CHECKING:
 
     from mohist.kernels.ops import Ops
 
-__all__ = ["load_ops"]
+__all__ = ["LAW", "load_ops"]
+
+LAW = 1
+"""Version of the definitions in docs/numerics.md: another one may give other bits."""
 
 
 def load_ops(*, threads: int | None = None, device: str | torch.device = "cpu") -> Ops:

@@ -6,9 +6,9 @@ Streams and whole answers agree byte for byte because dialects build both from t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from mohist.chat.splitter import TextKind
 from mohist.types import Completion, ToolCall
@@ -116,6 +116,8 @@ class Finished:
     """The stop string that ended it, if one did."""
     completion: Completion | None = None
     """All of its tokens, up to the one that ended it; None where another server made them."""
+    receipt: Mapping[str, Any] | None = None
+    """Of all choices, as JSON data. With the last one, where it was asked for."""
 
 
 Event = Started | Piece | ToolCallPiece | Finished
@@ -159,6 +161,12 @@ class Answer:
     def usage(self) -> Usage:
         """Of all finished choices."""
         return sum((choice.finished.usage for choice in self.choices if choice.finished), Usage())
+
+    @property
+    def receipt(self) -> Mapping[str, Any] | None:
+        """Where it was asked for."""
+        finished = (choice.finished for choice in self.choices)
+        return next((one.receipt for one in finished if one and one.receipt), None)
 
 
 async def start(events: AsyncGenerator[Event]) -> Started:

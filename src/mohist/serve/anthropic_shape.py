@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from mohist.serve.answer import Event, Finished, Piece, Started, ToolCallPiece, Usage
 from mohist.serve.errors import ApiError
-from mohist.serve.openai_shape import call_entry
+from mohist.serve.openai_shape import call_entry, receipt_entry
 
 __all__ = ["MessageEvents", "error_body", "summed"]
 
@@ -81,7 +81,12 @@ class MessageEvents:
     def _last(self, event: Finished) -> Iterator[dict[str, Any]]:
         reason = _STOP_REASONS[event.reason] if event.stop is None else "stop_sequence"
         delta = {"stop_reason": reason, "stop_sequence": event.stop}
-        yield {"type": "message_delta", "delta": delta, "usage": _usage(event.usage)}
+        yield {
+            "type": "message_delta",
+            "delta": delta,
+            "usage": _usage(event.usage),
+            **receipt_entry(event.receipt),
+        }
         yield {"type": "message_stop"}
 
     def _open(self, kind: str, empty: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -123,7 +128,7 @@ def summed(message: dict[str, Any] | None, event: dict[str, Any]) -> dict[str, A
             for name in ("text", "thinking", "signature"):
                 block |= {name: block[name] + delta[name]} if name in delta else {}
         case "message_delta":
-            message |= {**event["delta"], "usage": event["usage"]}
+            message |= {**event["delta"], "usage": event["usage"], **receipt_entry(event.get("receipt"))}
     return message
 
 

@@ -5,26 +5,30 @@ from __future__ import annotations
 import asyncio
 import codecs
 import dataclasses
-from collections.abc import AsyncGenerator, Iterable, Iterator
+import logging
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, closing
-from hashlib import blake2b
+from typing import Any
 
-import mohist
 from mohist.chat.guides.guides import Guides
 from mohist.chat.tokenizer import Tokenizer
 from mohist.engine.engine import FinishEvent, ScoreEvent, TokenEvent
 from mohist.engine.sequence import Draw
-from mohist.errors import RequestError
+from mohist.errors import MohistError, RequestError
 from mohist.llm import LLM
+from mohist.receipt import Difference, Receipt, compare
 from mohist.serve.answer import Event, Finished, FinishReason, Piece, Started, TokenInfo, ToolCallPiece, Usage
 from mohist.serve.ask import Ask
 from mohist.serve.errors import ApiError, invalid
+from mohist.serve.form import form_of
 from mohist.serve.prompt import Prepared, prepare
 from mohist.serve.text import ChoiceText
 from mohist.serve.worker import EngineError, EngineWorker, Job
 from mohist.types import Completion
 
 __all__ = ["LocalModel"]
+
+_log = logging.getLogger(__name__)
 
 
 class LocalModel:
@@ -33,10 +37,9 @@ class LocalModel:
     def __init__(self, name: str, llm: LLM) -> None:
         self.name = name
         self.llm = llm
-        self._guides = Guides(llm.chat, llm.decoder.config.vocab_size)
+        self._guides = _guides(llm)
         self.worker = EngineWorker(llm.engine, name=name)
-        written = f"{llm.source}\0{llm.summary}\0{mohist.__version__}"
-        self.fingerprint = "fp_" + blake2b(written.encode(), digest_size=8).hexdigest()
+        self.fingerprint = llm.fingerprint
 
     async def answer(self, ask: Ask, *, salt: bytes = b"") -> AsyncGenerator[Event]:
         """The events of an answer; closing the iterator ends the work on it. Raises ApiError."""
@@ -66,8 +69,14 @@ class LocalModel:
                 return
             start = len(echo[0].text) if echo else 0
             choices = [_LocalChoice(self, i, prepared, ask, start) for i in range(ask.n)]
+            completions: dict[int, Completion] = {}
             events = self._events(job, choices)
             async for event in await stack.enter_async_context(aclosing(events)):
+                if isinstance(event, Finished) and event.completion is not None:
+                    completions[event.choice] = event.completion
+                    if ask.receipt and len(completions) == ask.n:
+                        receipt = self._receipt(prepared, ask, completions)
+                        event = dataclasses.replace(event, receipt=receipt)
                 yield event
 
     async def _events(self, job: Job, choices: list[_LocalChoice]) -> AsyncGenerator[Event]:
@@ -85,6 +94,31 @@ class LocalModel:
                         yield last
         except EngineError as error:
             raise ApiError(500, str(error), type="server_error") from error
+
+    def _receipt(self, prepared: Prepared, ask: Ask, completions: Mapping[int, Completion]) -> dict[str, Any]:
+        ordered = [completions[choice] for choice in range(ask.n)]
+        raw = ask.prompt is not None
+        return Receipt.of(self.llm, prepared.request, ordered, raw=raw, form=form_of(ask)).to_json()
+
+    async def replay(self, receipt: Receipt, *, salt: bytes = b"") -> Difference | None:
+        """The first difference between a receipt and what comes out now. Raises ApiError."""
+        try:
+            requests = await asyncio.to_thread(receipt.requests, self.llm)
+            jobs = [await self.worker.submit(request, salt=salt) for request in requests]
+        except MohistError as error:
+            raise invalid(error) from error
+        completions = []
+        try:
+            for job in jobs:
+                async for _, event in job:
+                    if isinstance(event, FinishEvent):
+                        completions.append(event.completion)
+        except EngineError as error:
+            raise ApiError(500, str(error), type="server_error") from error
+        finally:
+            for job in jobs:
+                job.close()
+        return compare(receipt, completions)
 
     async def close(self) -> None:
         """End the model's thread."""
@@ -104,6 +138,17 @@ class LocalModel:
                         logprobs += event.logprobs or ()
             infos = tuple(spelled(tokenizer, prompt, logprobs))
         return [Piece(choice=i, kind="content", text=text, tokens=infos) for i in range(ask.n)]
+
+
+def _guides(llm: LLM) -> Guides:
+    """The model's guides, ready before anybody waits for them."""
+    guides = Guides(llm.chat, llm.decoder.config.vocab_size)
+    try:
+        guides.prepare()
+    except RequestError as error:
+        # It is told to those who ask for a form, and nobody else needs to know.
+        _log.info("answers of this model cannot be given a form", extra={"reason": str(error)})
+    return guides
 
 
 class _LocalChoice:

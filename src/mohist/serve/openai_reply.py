@@ -113,6 +113,8 @@ class Reply(BaseModel):
     model: str
     system_fingerprint: str
     usage: UsageEntry
+    receipt: dict[str, Any] | None = None
+    """What is needed to replay the answer, where it was asked for."""
 
 
 class ChatReply(Reply):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Any
 from uuid import uuid4
@@ -22,7 +22,15 @@ from mohist.serve.answer import (
 from mohist.serve.errors import ApiError
 from mohist.types import ToolCall
 
-__all__ = ["ChatChunks", "chat_completion", "error_body", "head", "token_entry", "usage_entry"]
+__all__ = [
+    "ChatChunks",
+    "chat_completion",
+    "error_body",
+    "head",
+    "receipt_entry",
+    "token_entry",
+    "usage_entry",
+]
 
 LEAST_LOGPROB = -9999.0
 """What stands for minus infinity, which JSON has not."""
@@ -51,6 +59,11 @@ def usage_entry(usage: Usage) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
+
+
+def receipt_entry(receipt: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is needed to replay the answer, where it was asked for."""
+    return {} if receipt is None else {"receipt": receipt}
 
 
 def token_entry(info: TokenInfo) -> dict[str, Any]:
@@ -94,6 +107,7 @@ def chat_completion(answer: Answer, *, with_logprobs: bool) -> dict[str, Any]:
         **head(answer.started, "chatcmpl", "chat.completion"),
         "choices": choices,
         "usage": usage_entry(answer.usage),
+        **receipt_entry(answer.receipt),
     }
 
 
@@ -152,7 +166,8 @@ class ChatChunks:
                 self._num_left -= 1
                 self._usage += event.usage
                 usage = None if self._num_left else self._usage
-                yield self._chunk(event.choice, self._text(""), reason=event.reason, usage=usage)
+                last = self._chunk(event.choice, self._text(""), reason=event.reason, usage=usage)
+                yield {**last, **receipt_entry(event.receipt)}
 
     def _text(self, content: str | None, reasoning: str | None = None) -> dict[str, Any]:
         """A delta of text. Where there is thinking, both kinds are named, and one of them is null."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mohist.serve.answer import Answer, Choice, Event, Finished, Piece, Started, TokenInfo, Usage
-from mohist.serve.openai_shape import LEAST_LOGPROB, head, usage_entry
+from mohist.serve.openai_shape import LEAST_LOGPROB, head, receipt_entry, usage_entry
 
 __all__ = ["TextChunks", "text_completion"]
 
@@ -18,6 +18,7 @@ def text_completion(answers: Sequence[Answer], *, with_logprobs: bool) -> dict[s
         **head(answers[0].started, "cmpl", "text_completion"),
         "choices": [_choice(i, choice, with_logprobs) for i, choice in enumerate(choices)],
         "usage": usage_entry(sum((answer.usage for answer in answers), Usage())),
+        **receipt_entry(answers[0].receipt),
     }
 
 
@@ -78,7 +79,8 @@ class TextChunks:
                 self._num_left -= 1
                 self._usage += event.usage
                 usage = None if self._num_left else self._usage
-                yield self._chunk(offset + event.choice, "", None, event.reason, usage)
+                last = self._chunk(offset + event.choice, "", None, event.reason, usage)
+                yield {**last, **receipt_entry(event.receipt)}
 
     def _chunk(
         self,

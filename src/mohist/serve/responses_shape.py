@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from mohist.serve.answer import Event, Finished, Piece, Started, ToolCallPiece, Usage
 from mohist.serve.errors import ApiError
-from mohist.serve.openai_shape import call_entry, token_entry
+from mohist.serve.openai_shape import call_entry, receipt_entry, token_entry
 from mohist.serve.responses_body import ResponsesBody
 
 __all__ = ["ResponseEvents"]
@@ -56,6 +56,7 @@ class ResponseEvents:
                 yield from self._close("incomplete" if length else "completed")
                 self._response["output"] = self._items
                 self._response["usage"] = _usage(event.usage)
+                self._response |= receipt_entry(event.receipt)
                 self._response["status"] = "incomplete" if length else "completed"
                 if length:
                     self._response["incomplete_details"] = {"reason": "max_output_tokens"}

@@ -21,7 +21,7 @@ from mohist.cost import Prices
 from mohist.errors import ConfigError
 from mohist.serve.answer import Event
 from mohist.serve.ask import Ask
-from mohist.serve.errors import ApiError
+from mohist.serve.errors import ApiError, unavailable
 from mohist.serve.upstream_wire import Reader, request_of
 
 __all__ = ["Upstream", "UpstreamConfig"]
@@ -92,6 +92,8 @@ class Upstream:
 
         `salt` has no counterpart there: whether it shares prefixes among its callers is its own affair.
         """
+        if ask.receipt:
+            raise unavailable(f"a receipt of {self.name}, which another server runs,", "receipt")
         path, body = request_of(ask, self._config.model, streams=self._config.streams)
         reader = Reader(self.name, ask)
         url = f"{self._config.url.rstrip('/')}/{path}"

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from mohist.serve.answer import Answer, Choice, Event, Started
 from mohist.serve.ask import Ask
-from mohist.serve.errors import invalid
+from mohist.serve.errors import invalid, unavailable
 from mohist.serve.merge import merged
 from mohist.serve.openai_ask import ignored_header, refuse, sampling, stop_strings
 from mohist.serve.openai_body import CompletionBody
@@ -65,6 +65,8 @@ def asks_of(body: CompletionBody, service: Service) -> list[Ask]:
     prompts = prompts_of(body)
     if not 1 <= len(prompts) <= service.limits.max_prompts:
         raise invalid(f"{len(prompts)} prompts: from 1 to {service.limits.max_prompts} are allowed", "prompt")
+    if body.receipt and len(prompts) > 1:
+        raise unavailable("a receipt for several prompts (ask for one prompt at a time)", "receipt")
     ask = Ask(
         model=body.model,
         suffix=body.suffix,
