@@ -17,6 +17,7 @@ from mohist.engine.mtp import MtpDrafter
 from mohist.engine.runner import DecoderRunner
 from mohist.engine.speculation import Drafter, Speculator
 from mohist.errors import ConfigError
+from mohist.kernels.autograd import TrainingOps
 from mohist.model.decoder import Decoder
 from mohist.model.load import init_decoder
 from mohist.model.tensors import Matrix
@@ -118,6 +119,26 @@ def test_a_module_that_knows_is_right() -> None:
     (answer,) = engine.generate([SHARED[:70]], params)
     assert answer.usage.accepted_tokens == answer.usage.drafted_tokens == 30
     assert content(answer) == content(Engine(runner_of(made)).generate([SHARED[:70]], params)[0])
+
+
+def test_a_model_in_training_guesses_with_its_own_module() -> None:
+    """Rollouts: new weights count for the module as well, and change no rule."""
+    config = dataclasses.replace(CONFIGS["deepseek_v3"], mtp_layers=1)
+    made = filled(init_decoder(config, TrainingOps(ops()), seed=0))
+    runner = DecoderRunner(made, ops(), num_blocks=64)
+    engine = Engine(runner, speculation=Always(MtpDrafter(runner), most=2))
+    seen = set()
+    for _ in range(2):
+        expected = [
+            content(c) for c in Engine(DecoderRunner(made, ops(), num_blocks=64)).generate(requests())
+        ]
+        assert [content(c) for c in engine.generate(requests())] == expected
+        seen.add(expected[0].tokens)
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.mul_(0.9)
+        engine.update_weights()
+    assert len(seen) == 2
 
 
 def test_with_a_clock_too() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from mohist.engine.drafters import make_drafter
 from mohist.engine.engine import Engine, EngineConfig
 from mohist.engine.runner import DecoderRunner
+from mohist.engine.speculation import Speculator
 from mohist.errors import ConfigError
 from mohist.kernels.autograd import TrainingOps
 from mohist.kernels.weight import BLOCK, Weight
@@ -42,6 +44,8 @@ class SamplingConfig:
     """Ask for thinking or for none, where the chat template has a switch; none leaves it to the template."""
     max_running: int = 64
     """Answers sampled at once; changes no answer."""
+    speculate: str = "off"
+    """How tokens are guessed ahead, which changes no answer: lookup, mtp, draft:MODEL or off."""
     quantize: QuantizedFormat | None = None
     """Sample from weights in this format, made anew after every step: faster, and no longer exact."""
 
@@ -72,12 +76,13 @@ class Sampler:
         context = min(decoder.config.max_positions, config.max_tokens + ROOM_TOKENS)
         num_blocks = config.max_running * -(-context // BLOCK_SIZE)
         runner = DecoderRunner(decoder, ops, num_blocks=num_blocks, block_size=BLOCK_SIZE)
+        drafter = make_drafter(config.speculate, runner)
         engine = EngineConfig(max_running=config.max_running, max_step_tokens=max(512, config.max_running))
         self.llm = LLM(
             source=model.source,
             decoder=decoder,
             chat=model.chat,
-            engine=Engine(runner, engine),
+            engine=Engine(runner, engine, Speculator(drafter) if drafter else None),
             defaults=config.params(),
         )
         self.exact = ops.exact and self._copy is None
