@@ -116,7 +116,7 @@ def make_app(fake: FakeServer) -> FastAPI:
     async def replay(request: Request) -> dict[str, Any]:
         receipt = await request.json()
         assert receipt["weights"] == "fake"
-        difference = {"position": 3, "expected": " four", "got": " five"}
+        difference = {"answer": 0, "index": 3, "expected": [7, -0.5], "found": None}
         return {"identical": fake.honest, "first_difference": None if fake.honest else difference}
 
     @app.post("/v1/chat/completions", dependencies=[Depends(key)])

@@ -47,6 +47,10 @@ def test_a_tour(browser: Browser, tmp_path: Path) -> None:
         # One seed, one answer: the page shows what the engine gives.
         whole = server.chat("What is the capital of France?", temperature=None, max_tokens=5, seed=7)
         assert whole.json()["choices"][0]["message"]["content"] == kept(page)[-1]["text"]
+        page.click("[aria-label=Receipt]")
+        page.click(".replay button")
+        assert page.wait_for_selector(".verdict").inner_text() == "Identical, token for token."
+        page.keyboard.press("Escape")
         page.click("[aria-label=Settings]")
         page.fill("#max_tokens", "2000")
         page.press("#max_tokens", "Tab")

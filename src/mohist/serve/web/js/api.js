@@ -82,5 +82,5 @@ export async function countTokens(model, prompt, signal) {
 /** `{text, pages}` of a PDF file. */
 export const readPdf = (file) => json("POST", "/v1/pdf/text", { body: file, type: "application/pdf" });
 
-/** Whether the server gives a receipt's answer again: `{identical, first_difference}`. */
+/** Whether the server gives a receipt's answer again: `{identical, first_difference: {index, expected, found}}`. */
 export const replay = (receipt) => post("/v1/replay", receipt);

@@ -33,13 +33,13 @@ export function ReceiptDialog({ message }) {
 }
 
 function Replay({ receipt }) {
-  const [result, setResult] = useState(null); // null | {busy} | {error} | {identical, first_difference}
+  const [result, setResult] = useState(null); // null | {busy} | {error} | what the server says
   const run = async () => {
     setResult({ busy: true });
     try {
       const found = await replay(receipt);
       setResult(found);
-      announce(t(found.identical ? "identical" : "different"));
+      announce(t(found.identical ? "identical" : "notIdentical"));
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       setResult({ error });
@@ -56,12 +56,16 @@ function Replay({ receipt }) {
 function Verdict({ result }) {
   if (result.error) return html`<p class="verdict bad"><${Icon} name="warning" />${result.error.message}</p>`;
   if (result.identical) return html`<p class="verdict good"><${Icon} name="check" />${t("identical")}</p>`;
-  const difference = result.first_difference;
+  const { index, expected, found } = result.first_difference;
   return html`<div class="verdict bad">
     <${Icon} name="warning" />
     <div>
-      <p>${t("different")}</p>
-      ${difference && html`<pre tabindex="0">${typeof difference === "string" ? difference : JSON.stringify(difference, null, 2)}</pre>`}
+      <p>${t("different", { n: index + 1 })}</p>
+      <p>${t("expectedToken", { token: spelled(expected) })}</p>
+      <p>${t("foundToken", { token: spelled(found) })}</p>
     </div>
   </div>`;
 }
+
+/** A token's number and logprob; a dash where the answer had ended. */
+const spelled = (pair) => (pair ? `${pair[0]} (${pair[1]})` : "–");

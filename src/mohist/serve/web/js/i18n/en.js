@@ -119,7 +119,10 @@ export const en = {
   replay: "Replay",
   replaying: "Replaying…",
   identical: "Identical, token for token.",
-  different: "Not the same answer. First difference:",
+  notIdentical: "Not the same answer.",
+  different: "Not the same answer, from token {n} on.",
+  expectedToken: "The receipt has token {token}.",
+  foundToken: "The replay has token {token}.",
   replayElsewhere: "On any machine with the same weights:",
   // Settings
   settings: "Settings",

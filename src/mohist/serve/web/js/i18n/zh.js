@@ -113,7 +113,10 @@ export const zh = {
   replay: "重放",
   replaying: "正在重放…",
   identical: "完全一致，每个 token 都相同。",
-  different: "回答不同。第一处差异：",
+  notIdentical: "回答不同。",
+  different: "回答不同，从第 {n} 个 token 开始。",
+  expectedToken: "回执中的 token：{token}。",
+  foundToken: "重放得到的 token：{token}。",
   replayElsewhere: "在任何有相同权重的机器上：",
   // 设置
   settings: "设置",
