@@ -24,7 +24,10 @@ from tests.model import tiny
 
 pytestmark = pytest.mark.parity
 
-VARIANTS = ["llama", "llama-linear-bias", "qwen2", "qwen3", "deepseek_v2", "deepseek_v2-lite", "deepseek_v3"]
+VARIANTS = [
+    *("llama", "llama-linear-bias", "qwen2", "qwen3", "deepseek_v2", "deepseek_v2-lite", "deepseek_v3"),
+    *("qwen3_moe", "minimax_m2", "glm4_moe", "smollm3"),
+]
 
 
 def folder(variant: str, path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> Checkpoint:

@@ -8,26 +8,29 @@ from mohist.errors import ModelError
 from mohist.model import hf
 from mohist.model.config import (
     DecoderConfig,
+    GqaConfig,
     LinearScaling,
     Llama3Scaling,
+    MoeConfig,
     RopeConfig,
     TableScaling,
     YarnScaling,
 )
 from mohist.model.rope import inverse_frequencies
 
-__all__ = ["attention_to_gguf", "common_to_gguf", "rope_divisors"]
+__all__ = ["attention_to_gguf", "common_to_gguf", "experts_to_gguf", "heads_to_gguf", "rope_divisors"]
 
 
-def common_to_gguf(config: DecoderConfig) -> dict[str, Any]:
-    """The keys that all architectures have, without the architecture's prefix."""
+def common_to_gguf(config: DecoderConfig, rope: RopeConfig | None = None) -> dict[str, Any]:
+    """The keys that all architectures have, without the prefix; `rope` where layers differ in it."""
+    rope = rope or hf.shared(config.layers, "mixer", "rope")
     return {
         "block_count": len(config.layers),
         "context_length": config.max_positions,
         "embedding_length": config.hidden_size,
         "attention.layer_norm_rms_epsilon": config.norm_eps,
         "vocab_size": config.vocab_size,
-        **_rope_to_gguf(hf.shared(config.layers, "mixer", "rope")),
+        **_rope_to_gguf(rope),
     }
 
 
@@ -36,19 +39,35 @@ def attention_to_gguf(config: DecoderConfig) -> dict[str, Any]:
 
     Raises ModelError, when they are not: llama.cpp's architectures of this kind cannot say so.
     """
-    mixer = hf.shared(config.layers, "mixer")
-    if mixer.window is not None:
-        raise ModelError(
-            f"window = {mixer.window}: llama.cpp has no sliding attention in the architecture of the "
-            f"{config.family} family, so no GGUF file can hold this model"
-        )
     return {
         **common_to_gguf(config),
+        **heads_to_gguf(hf.shared(config.layers, "mixer")),
         "feed_forward_length": hf.shared(config.layers, "mlp", "width"),
+    }
+
+
+def heads_to_gguf(mixer: GqaConfig) -> dict[str, Any]:
+    """The keys of grouped-query attention. Raises ModelError, when it slides."""
+    if mixer.window is not None:
+        raise ModelError(
+            f"window = {mixer.window}: llama.cpp has no sliding attention in the architectures that Mohist "
+            "writes, so no GGUF file can hold this model"
+        )
+    return {
         "attention.head_count": mixer.num_heads,
         "attention.head_count_kv": mixer.num_kv_heads,
         "attention.key_length": mixer.head_dim,
         "attention.value_length": mixer.head_dim,
+    }
+
+
+def experts_to_gguf(moe: MoeConfig) -> dict[str, Any]:
+    """The keys of routed experts; the numbers of the gates are llama.cpp's."""
+    return {
+        "expert_count": moe.num_experts,
+        "expert_used_count": moe.top_k,
+        "expert_feed_forward_length": moe.width,
+        "expert_gating_func": 2 if moe.scoring == "sigmoid" else 1,
     }
 
 

@@ -10,6 +10,7 @@ from mohist.model import gguf, hf
 from mohist.model.config import DecoderConfig, DenseConfig, MoeConfig
 from mohist.model.families import deepseek_v2, deepseek_v3
 from mohist.model.fields import Fields
+from mohist.model.gguf_metadata import common_to_gguf, experts_to_gguf, heads_to_gguf
 from mohist.model.origins import Origin, Plain
 
 MODEL_TYPES = ("glm4_moe",)
@@ -75,6 +76,22 @@ def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
         num_dense=fields.integer("leading_dense_block_count", 0),
     )
     return DecoderConfig(layers=layers, **gguf.common_from_gguf(file))
+
+
+def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
+    """See `mohist.model.family.GgufFamily`. MTP modules are left out."""
+    dense = [layer.mlp for layer in config.layers if isinstance(layer.mlp, DenseConfig)]
+    moe: MoeConfig = hf.shared(config.layers[len(dense) :], "mlp")
+    return "glm4moe", {
+        **common_to_gguf(config),
+        **heads_to_gguf(hf.shared(config.layers, "mixer")),
+        **experts_to_gguf(moe),
+        "feed_forward_length": dense[0].width if dense else moe.width,
+        "leading_dense_block_count": len(dense),
+        "expert_shared_count": moe.shared_width // moe.width,
+        "expert_weights_norm": moe.renormalize,
+        "expert_weights_scale": float(moe.scale),
+    }
 
 
 def gguf_origins(config: DecoderConfig, file: gguf.GgufFile) -> Mapping[str, Origin]:

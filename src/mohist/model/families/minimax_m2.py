@@ -10,6 +10,7 @@ from mohist.model import gguf, hf
 from mohist.model.config import DecoderConfig, LayerConfig, MoeConfig
 from mohist.model.families import deepseek_v2
 from mohist.model.fields import Fields
+from mohist.model.gguf_metadata import common_to_gguf, experts_to_gguf, heads_to_gguf
 from mohist.model.origins import Origin, Plain, Separate
 
 MODEL_TYPES = ("minimax_m2",)
@@ -95,6 +96,17 @@ def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
     layer = LayerConfig(mixer=replace(gguf.gqa_from_gguf(file), qk_norm="projection"), mlp=moe)
     layers = (layer,) * fields.integer("block_count")
     return DecoderConfig(layers=layers, **gguf.common_from_gguf(file))
+
+
+def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
+    """See `mohist.model.family.GgufFamily`."""
+    moe: MoeConfig = hf.shared(config.layers, "mlp")
+    return "minimax-m2", {
+        **common_to_gguf(config),
+        **heads_to_gguf(hf.shared(config.layers, "mixer")),
+        **experts_to_gguf(moe),
+        "feed_forward_length": moe.width,
+    }
 
 
 def gguf_origins(config: DecoderConfig, file: gguf.GgufFile) -> Mapping[str, Origin]:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from mohist.errors import ModelError
 from mohist.model import gguf, hf
 from mohist.model.config import DecoderConfig, LayerConfig, MoeConfig
 from mohist.model.families import qwen3
 from mohist.model.fields import Fields
+from mohist.model.gguf_metadata import common_to_gguf, experts_to_gguf, heads_to_gguf
 from mohist.model.origins import Origin
 
 MODEL_TYPES = ("qwen3_moe",)
@@ -81,6 +83,21 @@ def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
     layer = LayerConfig(mixer=replace(gguf.gqa_from_gguf(file), qk_norm="head"), mlp=moe)
     layers = (layer,) * fields.integer("block_count")
     return DecoderConfig(layers=layers, **gguf.common_from_gguf(file))
+
+
+def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
+    """See `mohist.model.family.GgufFamily`."""
+    moe: MoeConfig = hf.shared(config.layers, "mlp")
+    if not moe.renormalize:
+        raise ModelError("norm_topk_prob = False: llama.cpp always divides by the sum in this architecture")
+    experts = experts_to_gguf(moe)
+    del experts["expert_gating_func"]  # the architecture has only one
+    return "qwen3moe", {
+        **common_to_gguf(config),
+        **heads_to_gguf(hf.shared(config.layers, "mixer")),
+        **experts,
+        "feed_forward_length": moe.width,
+    }
 
 
 def gguf_origins(config: DecoderConfig, file: gguf.GgufFile) -> Mapping[str, Origin]:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from mohist.errors import ModelError
 from mohist.model import gguf, hf
-from mohist.model.config import DecoderConfig, DenseConfig, LayerConfig
+from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig
 from mohist.model.families import llama
 from mohist.model.fields import Fields
+from mohist.model.gguf_metadata import common_to_gguf, heads_to_gguf
 from mohist.model.origins import Origin
 
 MODEL_TYPES = ("smollm3",)
@@ -69,6 +71,18 @@ def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
         for i in range(fields.integer("block_count"))
     )
     return DecoderConfig(layers=layers, **gguf.common_from_gguf(file))
+
+
+def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
+    """See `mohist.model.family.GgufFamily`. llama.cpp knows which layers have no rope: every fourth."""
+    mixers = [layer.mixer for layer in config.layers if isinstance(layer.mixer, GqaConfig)]
+    if any((mixer.rope is None) != ((i + 1) % _INTERVAL == 0) for i, mixer in enumerate(mixers)):
+        raise ModelError("no_rope_layers: llama.cpp leaves rope out of every fourth layer, and of no other")
+    return "smollm3", {
+        **common_to_gguf(config, mixers[0].rope),
+        **heads_to_gguf(mixers[0]),
+        "feed_forward_length": hf.shared(config.layers, "mlp", "width"),
+    }
 
 
 def gguf_origins(config: DecoderConfig, file: gguf.GgufFile) -> Mapping[str, Origin]:
