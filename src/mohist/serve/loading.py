@@ -37,6 +37,8 @@ class ModelConfig:
     """Size of the key-value cache; "none": the model's context."""
     threads: int | None = None
     """"none": the machine's physical cores."""
+    speculate: str = "lookup"
+    """How tokens are guessed ahead, which changes no answer: lookup, mtp, draft:MODEL or off."""
     offline: bool = False
     """Use only what was fetched before."""
     at_start: bool = True
@@ -77,6 +79,7 @@ def load(config: ModelConfig) -> LocalModel:
         threads=config.threads,
         cache_tokens=config.cache_tokens,
         quantize=config.quantize,
+        speculate=config.speculate,
         offline=config.offline,
     )
     return LocalModel(config.called, llm)
