@@ -103,17 +103,15 @@ def babbler(*, max_running: int = 64, num_blocks: int = 1024) -> LLM:
     )
 
 
-class ScriptRunner:
-    """Draws what the last user message asks for after `say `; or else waits for `gate` and says nothing."""
-
-    block_size = 16
-    num_blocks = 4096
-    max_positions = CONTEXT
+class ScriptRunner(DecoderRunner):
+    """Draws what the last user message asks for after `say `, whatever the decoder would say."""
 
     def __init__(self) -> None:
-        self.vocab_size = tiny_chat().tokenizer.vocab_size
+        decoder = tiny_decoder()
+        super().__init__(decoder, decoder.ops, num_blocks=4096, block_size=16)
         self.gate = threading.Event()
         self.gate.set()
+        """No step goes on while it is not set."""
         self.step_s = 0.0
         """How long a step takes."""
         self.fails = 0
@@ -127,9 +125,6 @@ class ScriptRunner:
             self.fails -= 1
             raise RuntimeError("a scripted failure")
         return [self._outcome(chunk) for chunk in chunks]
-
-    def weights_changed(self) -> None:
-        pass
 
     def _outcome(self, chunk: Chunk) -> Outcome:
         if chunk.scores:
