@@ -60,8 +60,6 @@ class Form:
             raise RequestError("calls are required, so nothing else can be: drop the schema or pattern")
         if self.calls != "free" and not self.tools:
             raise RequestError(f"calls = {self.calls!r}: there are no tools to call")
-        if self.calls == "strict" and (self.schema is not None or self.pattern is not None):
-            raise RequestError("strict tools beside a schema or pattern are not supported: drop one of them")
         if self.thinking_budget is not None and self.thinking_budget < 0:
             raise RequestError(f"thinking_budget = {self.thinking_budget}: it must be at least 0")
 
@@ -70,6 +68,11 @@ class Form:
         """Whether nothing is asked for."""
         free_answer = self.schema is None and self.pattern is None and self.calls == "free"
         return free_answer and self.thinking_budget is None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the answer as a whole has a form, and not only the calls in it."""
+        return self.schema is not None or self.pattern is not None or self.calls == "required"
 
     @property
     def offered(self) -> list[Mapping[str, Any]] | None:
@@ -103,9 +106,9 @@ class Guides:
         if form.is_free:
             return None
         stops = tuple(stop_tokens) or self._chat.stop_tokens
-        if raw:
-            return partial(AnswerGuide, self._raw_plan(form, stops))
-        return partial(AnswerGuide, self._chat_plan(form, prompt, stops))
+        plan = self._raw_plan(form, stops) if raw else self._chat_plan(form, prompt, stops)
+        AnswerGuide(plan).allowed()  # what takes long once must not hold up the engine
+        return partial(AnswerGuide, plan)
 
     def _raw_plan(self, form: Form, stops: tuple[int, ...]) -> Plan:
         if form.calls != "free" or form.thinking_budget is not None:
@@ -125,9 +128,9 @@ class Guides:
         thinks = chat.opens_thinking(prompt)
         may_think = not thinks and chat.thinking_mode in ("switch", "unclear") and not self._closed(prompt)
         think_token = chat.tokenizer.token(kind.think[0]) if may_think else None
-        formed = form.schema is not None or form.pattern is not None or form.calls == "required"
+        formed = form.is_whole
         texts = chat.tokenizer.markup
-        calls = self._call_parts(form) if form.calls != "free" else {}
+        calls = self._call_parts(form) if form.tools and (formed or form.calls != "free") else {}
         return Plan(
             vocabulary=self._vocabulary,
             reader=partial(chat.stream, prompt, tools=form.offered),
@@ -172,8 +175,11 @@ class Guides:
                 )
             what, rules = f"pattern {form.pattern!r:.80}", f"answer: {regex_rule(form.pattern)}\n"
         else:
-            what, rules = "tools", "answer: calls\n" + self._call_grammar(form).calls()
-        start = f"start: NEWLINES? answer\nNEWLINES: {_NEWLINES}\n" if after_thinking else "start: answer\n"
+            what, rules = "tools", ""
+        choices = (["answer"] if rules else []) + (["calls"] if form.tools else [])
+        rules += self._call_grammar(form).calls() if form.tools else ""
+        newlines = "NEWLINES? " if after_thinking else ""
+        start = f"start: {newlines}({' | '.join(choices)})\nNEWLINES: {_NEWLINES}\n"
         return Grammar(self._vocabulary, start + rules, what)
 
     def _call_grammar(self, form: Form) -> CallGrammar:
@@ -196,7 +202,7 @@ class Guides:
             "closer": closer.encode() if closer not in begin else b"",
             "spelled": tuple(tokenizer.token_bytes(piece) for piece in written if isinstance(piece, int)),
         }
-        if form.calls == "required":
+        if form.is_whole:
             if any(begin.startswith(text) for text in self._chat.format.frame):
                 raise RequestError("tools: calls cannot be required in this model's chat format")
             return parts | {"no_trigger": opener.encode()}

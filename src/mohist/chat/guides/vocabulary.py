@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterator
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
 from mohist.chat.tokenizer import Tokenizer
@@ -73,9 +76,25 @@ class Vocabulary:
         """
         key = tag, known, ends
         if key not in self._completing:
-            found = [token for token, text in enumerate(self.texts) if _completes(text, tag, known, ends)]
-            self._completing[key] = as_bits(found)
+            self._completing[key] = as_bits(list(self._that_complete(tag, known, ends)))
         return self._completing[key]
+
+    @cached_property
+    def _joined(self) -> tuple[bytes, list[int]]:
+        """All texts, one after another, and where each begins, with the end of the last."""
+        return b"".join(self.texts), list(accumulate(map(len, self.texts), initial=0))
+
+    def _that_complete(self, tag: bytes, known: int, ends: str) -> Iterator[int]:
+        texts, begins = self._joined
+        rest = tag[known:]
+        place = texts.find(rest)
+        while place >= 0:
+            token = bisect_right(begins, place) - 1
+            after = texts[place + len(rest) : begins[token + 1]]
+            fits = place + len(rest) <= begins[token + 1] and (not known or place == begins[token])
+            if fits and (ends == "in it" or after != b"\n" * min(len(after), MOST_NEWLINES)):
+                yield token
+            place = texts.find(rest, place + 1)
 
 
 class _Tokens:
@@ -92,12 +111,3 @@ class _Tokens:
     def __call__(self, text: bytes) -> list[int]:
         """Called once, with a word to see whether bytes are taken: grammars with no_forcing do not encode."""
         raise NotImplementedError
-
-
-def _completes(text: bytes, tag: bytes, known: int, ends: str) -> bool:
-    if known:
-        rest = text[len(tag) - known :] if text.startswith(tag[known:]) else None
-    else:
-        _, found, after = text.partition(tag)
-        rest = after if found else None
-    return rest is not None and (ends == "in it" or rest != b"\n" * min(len(rest), MOST_NEWLINES))
