@@ -24,14 +24,18 @@ from mohist.chat.guides.guides import Form, Guides, ToolForm
 from mohist.chat.guides.schema import JSON_OBJECT, MAX_SCHEMA_BYTES, checked_schema
 from mohist.chat.tokenizer import Tokenizer
 from mohist.errors import RequestError
-from mohist.types import Guide, Message
+from mohist.types import Guide, Message, ToolCall
 
 pytest.importorskip("llguidance")
 
 WEATHER = ToolForm(
     name="get_weather",
     parameters={
-        "properties": {"city": {"enum": ["Bern", "Rom"]}, "days": {"type": "integer", "maximum": 9}},
+        "properties": {
+            "city": {"type": "string", "enum": ["Bern", "Rom"]},
+            "note": {"type": "string"},
+            "days": {"type": "integer", "maximum": 9},
+        },
         "required": ["city"],
         "additionalProperties": False,
     },
@@ -333,11 +337,7 @@ def test_a_budget_where_the_model_opens_thinking_itself(qwen3: Chat) -> None:
 
 # ---- calls of tools
 
-CALLING = {
-    name
-    for name, kind in all_formats().items()
-    if kind.calls and kind.calls.argument is None and not kind.channels
-}
+CALLING = {name for name, kind in all_formats().items() if kind.calls and not kind.channels}
 
 
 def calling_chat(name: str) -> Chat:
@@ -367,9 +367,10 @@ def test_required_calls(name: str, parallel: bool) -> None:
     chat = calling_chat(name)
     form = Form(tools=(WEATHER, CLOCK), calls="required", parallel=parallel)
     tools = [{"function": {"name": tool.name, "parameters": tool.parameters}} for tool in form.tools]
-    for seed in range(6):
-        drawn = draw(chat, form, seed, most=2000)
-        assert drawn.ended
+    drawn_at_random = [draw(chat, form, seed, most=600) for seed in range(9)]
+    ended = [drawn for drawn in drawn_at_random if drawn.ended]  # a free text may go on for ever
+    assert ended
+    for drawn in ended:
         parser = chat.stream(ask(chat), tools=tools)
         for token in drawn.tokens:
             parser.push(token)
@@ -394,10 +395,11 @@ def test_strict_calls_in_a_free_answer(name: str) -> None:
     form = Form(tools=(WEATHER, CLOCK), calls="strict", parallel=False)
     tools = [{"function": {"name": tool.name, "parameters": tool.parameters}} for tool in form.tools]
     wanted = chat.tokenizer.encode(f"Let me see.\n{opener}")
-    for seed in range(4):
-        drawn = draw(chat, form, seed, wanted=wanted, most=2000)
-        assert drawn.ended
-        assert drawn.masks[0] is None, "free text costs nothing"
+    drawn_at_random = [draw(chat, form, seed, wanted=wanted, most=600) for seed in range(9)]
+    assert all(drawn.masks[0] is None for drawn in drawn_at_random), "free text costs nothing"
+    ended = [drawn for drawn in drawn_at_random if drawn.ended]
+    assert ended
+    for drawn in ended:
         parser = chat.stream(ask(chat), tools=tools)
         for token in drawn.tokens:
             parser.push(token)
@@ -406,6 +408,34 @@ def test_strict_calls_in_a_free_answer(name: str) -> None:
         assert message.content.startswith("Let me see.")
         assert len(message.tool_calls) == 1
         check_calls(message)
+
+
+@pytest.mark.parametrize("name", sorted(CALLING - {"gigachat"}))
+def test_calls_as_the_format_writes_them_are_allowed(name: str) -> None:
+    chat = calling_chat(name)
+    assert chat.format.calls is not None
+    arguments = json.dumps({"city": "Rom", "note": 'a < b, </par\n"c"', "days": 3})
+    calls = [ToolCall(name="get_weather", arguments=arguments), ToolCall(name="clock", arguments="{}")]
+    wanted = chat.tokenizer.encode(chat.format.calls.write(calls))
+    drawn = draw(chat, Form(tools=(WEATHER, CLOCK), calls="required"), wanted=wanted, most=len(wanted) + 1)
+    assert chat.tokenizer.decode(drawn.tokens[:-1]) == chat.tokenizer.decode(wanted)
+    assert drawn.ended
+
+
+@pytest.mark.parametrize(
+    ("properties", "error"),
+    [
+        ({"a": {}}, "needs one type"),
+        ({"a": {"type": ["string", "null"]}}, "needs one type"),
+        ({"a": {"type": "string", "pattern": "x"}}, "'pattern' is not supported"),
+        ({"a": {"type": "string", "enum": [1]}}, "one of"),
+        ({"a></arg_key>": {"type": "string"}}, "is a word"),
+    ],
+)
+def test_arguments_that_cannot_be_kept_as_text(properties: dict[str, Any], error: str) -> None:
+    tool = ToolForm(name="a", parameters={"properties": properties})
+    with pytest.raises(RequestError, match=error):
+        draw(calling_chat("glm"), Form(tools=(tool,), calls="required"))
 
 
 def test_strict_calls_may_be_left_out(chatml: Tokenizer) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mohist.chat.calls import CallSyntax
+from mohist.chat.guides.arguments import argument_rules
 from mohist.chat.guides.grammar import json_rule, literal
 from mohist.chat.guides.schema import checked_schema
 from mohist.chat.tokenizer import Tokenizer
@@ -65,14 +66,16 @@ class CallGrammar:
 
     def _call(self, rule: str, syntax: CallSyntax, index: int) -> str:
         """`rule` for a call of any tool."""
-        if syntax.argument is not None:
-            raise RequestError("tools: calls cannot be constrained in this model's format: it writes no JSON")
         names = [f"{rule}_tool_{i}" for i in range(len(self.tools))]
         rules = f"{rule}: {' | '.join(names)}\n"
         for name, (tool, schema) in zip(names, self.tools.items(), strict=True):
             before, after = (self._literal(_filled(text, tool, index)) for text in syntax.call)
-            arguments = json_rule(checked_schema(schema, f"the schema of tool {tool!r}"))
-            rules += f"{name}: {before} {name}_arguments {after}\n{name}_arguments: {arguments}\n"
+            rules += f"{name}: {before} {name}_arguments {after}\n"
+            where = f"the schema of tool {tool!r}"
+            if syntax.argument is None:
+                rules += f"{name}_arguments: {json_rule(checked_schema(schema, where))}\n"
+            else:
+                rules += argument_rules(self.tokenizer, syntax.argument, f"{name}_arguments", schema, where)
         return rules
 
     def _literal(self, text: str) -> str:

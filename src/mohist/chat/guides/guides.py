@@ -187,7 +187,10 @@ class Guides:
         if syntax is None:
             raise RequestError("tools: calls cannot be constrained in this model's chat format")
         return CallGrammar(
-            tokenizer=self._chat.tokenizer, syntax=syntax, tools=_schemas(form), parallel=form.parallel
+            tokenizer=self._chat.tokenizer,
+            syntax=syntax,
+            tools=_schemas(form, as_text=syntax.argument is not None),
+            parallel=form.parallel,
         )
 
     def _call_parts(self, form: Form) -> dict[str, Any]:
@@ -215,8 +218,11 @@ class Guides:
         return parts | {"trigger": opener.encode(), "section": section, "section_ends": bool(closer)}
 
 
-def _schemas(form: Form) -> dict[str, Mapping[str, Any]]:
-    """The schema that the arguments of each tool must fit: always of an object."""
+def _schemas(form: Form, *, as_text: bool) -> dict[str, Mapping[str, Any]]:
+    """The schema that the arguments of each tool must fit: always of an object.
+
+    Where arguments are written `as_text`, those of tools that are not strict are any text.
+    """
     schemas: dict[str, Mapping[str, Any]] = {}
     for tool in form.tools:
         if not _TOOL_NAME.fullmatch(tool.name):
@@ -227,6 +233,12 @@ def _schemas(form: Form) -> dict[str, Mapping[str, Any]]:
         if kind != "object":
             raise RequestError(f"tool {tool.name!r}: its parameters are of type {kind!r:.80}, not an object")
         schemas[tool.name] = {"type": "object", **tool.parameters} if tool.strict else JSON_OBJECT
+        if as_text and not tool.strict:
+            names = tool.parameters.get("properties", {})
+            schemas[tool.name] = {
+                "type": "object",
+                "properties": {name: {"type": "string"} for name in names},
+            }
     return schemas
 
 
