@@ -49,26 +49,23 @@ class Block {
       depth_ = std::min(kDepth, p_.k - begin);
       pack_b();
       if (p_.transposed) pack_a();
-      for (int64_t panel = 0; panel < panels_;) {
-        // thin tiles want several panels at once
-        const int64_t size = (tiles_.rows + tiles_.count - 1) / tiles_.count, wide = size == 1 ? 4 : size <= 3 ? 2 : 1;
-        const int64_t step = panel + wide <= panels_ ? wide : 1;
-        for (int64_t t = 0; t < tiles_.count; t++) with_rows(tiles_.size(t), Tile{*this, t, panel, step});
-        panel += step;
-      }
+      // all tiles against few panels at a time, which stay in the first-level cache
+      const int64_t step = tiles_.count == 1 ? panels_ : tile_panels<kTileRows>();
+      for (int64_t panel = 0; panel < panels_; panel += step)
+        for (int64_t t = 0; t < tiles_.count; t++)
+          with_rows(tiles_.size(t), Tile{*this, t, panel, std::min(panels_, panel + step)});
     }
   }
 
  private:
   struct Tile {
     const Block& block;
-    int64_t index, panel, panels;
+    int64_t index, panel, end;
     template <int R> void run() const {
-      if (panels == 1) return block.tile<R, 1>(index, panel);
-      if constexpr (R <= 3) {
-        if (panels == 2) return block.tile<R, 2>(index, panel);
-        block.tile<R, 4>(index, panel);
-      }
+      constexpr int P = tile_panels<R>();
+      int64_t i = panel;
+      for (; i + P <= end; i += P) block.tile<R, P>(index, i);
+      for (; i < end; i++) block.tile<R, 1>(index, i);
     }
   };
 

@@ -13,7 +13,9 @@
 namespace mohist {
 namespace {
 
-constexpr int64_t kRowsPerTask = 48;    // rows whose activations stay in the second-level cache
+constexpr int64_t kNumbersPerTask = 131072;  // activations that stay in the second-level cache, but no fewer rows than
+constexpr int64_t kLeastRows = 48;           // these, nor more than
+constexpr int64_t kMostRows = 144;           // those, for which weights from memory come as fast as they are used
 constexpr int64_t kPanelsPerTask = 16;  // at most
 
 int64_t block_bytes(int64_t format) { return format == MOHIST_Q8_0 ? 544 : format == MOHIST_Q4_0 ? 288 : 320; }
@@ -301,7 +303,8 @@ struct Cut {
   int64_t row_blocks, panel_runs, panels, run;
   Cut(const Product& p, int threads) {
     panels = (p.weight->n + 15) / 16;
-    row_blocks = (p.rows + kRowsPerTask - 1) / kRowsPerTask;
+    const int64_t rows = std::clamp(kNumbersPerTask / p.weight->k, kLeastRows, kMostRows);
+    row_blocks = (p.rows + rows - 1) / rows;
     const int64_t least = threads * (p.rows <= 4 ? 3 : 6);
     run = threads == 1 ? panels : std::min((panels + least - 1) / least, kPanelsPerTask);
     panel_runs = (panels + run - 1) / run;
