@@ -15,7 +15,8 @@ namespace {
 constexpr int64_t kIdleSpinNs = 1'000'000;      // a worker looks for the next loop this long before it sleeps: the
                                                 // gap between two tokens, and no burden once there is nothing to do
 constexpr int64_t kWaitSpinNs = 60'000;         // the caller waits for the others' last tasks, then sleeps
-constexpr int64_t kStallNs = 400'000;           // a loop's end held up this long: another process has our core
+constexpr int64_t kStallNs = 400'000;           // a loop's end held up this long, beside the time of two tasks: another
+                                                // process has our core
 constexpr int64_t kAloneNs = 4'000'000;         // work alone for at first; doubled at every further stall,
 constexpr int64_t kAloneMaxNs = 250'000'000;    // up to this
 constexpr int64_t kForgetNs = 1'000'000'000;    // after this long without a stall, begin anew
@@ -106,7 +107,7 @@ void mohist_pool::work(int thread) {
   }
 }
 
-void mohist_pool::wait_for_the_others(int64_t tasks) {
+void mohist_pool::wait_for_the_others(int64_t tasks, int64_t own, int64_t since_ns) {
   const auto finished = [&] { return done_.load() == tasks; };
   for (int i = 0; i < 64; i++) {
     if (finished()) return;
@@ -120,7 +121,7 @@ void mohist_pool::wait_for_the_others(int64_t tasks) {
     main_waits_.store(0);
   }
   const int64_t end = now_ns();
-  if (end - begin > kStallNs) {
+  if (end - begin > kStallNs + 2 * (begin - since_ns) / std::max<int64_t>(own, 1)) {
     alone_for_ns_ = end - last_stall_ns_ > kForgetNs ? kAloneNs : std::min(2 * alone_for_ns_, kAloneMaxNs);
     alone_for_ns_ = std::max(alone_for_ns_, 16 * (end - begin));  // stalls cost at most a sixteenth
     alone_until_ns_ = end + alone_for_ns_;
@@ -142,9 +143,10 @@ void mohist_pool::run(int64_t tasks, Call call, const void* body) {
   tickets_.store(loop << 32 | static_cast<uint64_t>(tasks));
   loop_.store(static_cast<uint32_t>(loop));  // after the tickets: who saw no ticket must see this change
   if (asleep_.load()) wake(loop_, threads());
-  while (take_one(0)) {
-  }
-  wait_for_the_others(tasks);
+  const int64_t begin = now_ns();
+  int64_t own = 0;
+  while (take_one(0)) own++;
+  wait_for_the_others(tasks, own, begin);
 }
 
 mohist_pool* mohist_pool_create(int64_t threads) { return new mohist_pool(static_cast<int>(threads)); }

@@ -63,7 +63,8 @@ struct mohist_pool {
   void run(int64_t tasks, Call call, const void* body);
   bool take_one(int thread);
   void work(int thread);
-  void wait_for_the_others(int64_t tasks);
+  // `own` tasks were done here since then
+  void wait_for_the_others(int64_t tasks, int64_t own, int64_t since_ns);
 
   // low half: tasks left; high half: which loop. Taking a task is one compare-and-swap, so no thread can take a
   // task of a loop it does not know.
