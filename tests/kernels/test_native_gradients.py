@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mohist.kernels.abi import library_path
-from mohist.kernels.gradients import Experts, Gradients, TorchGradients
+from mohist.kernels.autograd import TrainingOps
+from mohist.kernels.gradients import Experts, Gradients, TorchGradients, dense
 from mohist.kernels.native import NativeOps
 from mohist.kernels.native_gradients import NativeGradients
-from mohist.kernels.ops import AttentionSpec, KvCache, RouteSpec, RowPlan
+from mohist.kernels.ops import AttentionSpec, KvCache, Ops, RouteSpec, RowPlan
 from mohist.kernels.twin import TorchOps
 from mohist.kernels.weight import Weight
 from mohist.types import SamplingParams
@@ -26,6 +27,7 @@ if PATH is None:
 
 OPS = NativeOps(PATH, 1)
 OURS = [NativeGradients(OPS), NativeGradients(NativeOps(PATH, 2))]
+TRAINING = [TrainingOps(OPS), TrainingOps(NativeOps(PATH, 2))]
 REFERENCE = TorchGradients(TorchOps())
 
 seeds = st.integers(0, 2**32 - 1)
@@ -242,3 +244,26 @@ def test_logprobs(seed: int, rows: int, temperature: float, top_k: int, top_p: f
     targets = torch.randint(0, 50, (rows,), dtype=torch.int32, generator=noise.generator)
     check(lambda g, cast: g.logprobs(cast(dlogprobs), cast(logits).clone(), targets, params))
     check(lambda g, cast: g.logprobs(cast(dlogprobs), cast(logits).clone(), targets, None))
+
+
+@given(seeds, st.integers(1, 20), st.sampled_from([1, 6, 100]), st.floats(0, 1))
+@settings(max_examples=30)
+def test_head(seed: int, rows: int, chunk: int, signal: float) -> None:
+    """Kept and recomputed logits give one gradient, for the first and for a second time."""
+    noise = Noise(seed)
+    targets = torch.randint(0, 30, (rows,), dtype=torch.int32, generator=noise.generator)
+    (head,) = noise.weights(1, 30, 8)
+    x, dlogprobs = noise(rows, 8), noise(rows)
+    dlogprobs[torch.rand(rows, generator=noise.generator) > signal] = 0
+    matrix = dense(head)
+
+    def gradients(ops: Ops, dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
+        own = [tensor.to(dtype).requires_grad_() for tensor in (x, matrix)]
+        logprobs = ops.logprobs(own[0], head.with_source(own[1]), targets, chunk=chunk).logprobs_T
+        grad = dlogprobs.to(dtype)
+        return [torch.autograd.grad(logprobs, own, grad, retain_graph=True) for _ in range(2)]
+
+    (expected, _) = gradients(TrainingOps(TorchOps()), torch.float64)
+    for found in (pair for ops in TRAINING for pair in gradients(ops, torch.float32)):
+        for mine, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine.double(), theirs, rtol=2e-5, atol=2e-5)

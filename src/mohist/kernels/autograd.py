@@ -6,7 +6,7 @@ What flows back is in `gradients`; here is what each op keeps for it. Gradients 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -116,6 +116,8 @@ class TrainingOps:
         chunk: int,
     ) -> TokenScores:
         """See `Ops.logprobs`. Rows whose logprob has no gradient cost nothing in the backward pass."""
+        if not torch.is_grad_enabled():
+            return self.ops.logprobs(x_TD, head, targets_T, params, chunk=chunk)
         return TokenScores(*_Logprobs.apply(self, head, targets_T, params, chunk, x_TD, head.source))
 
     def sample(self, logits_TV: Tensor, rows: Sequence[SampleRow]) -> SampledRows:
@@ -344,7 +346,7 @@ class _Moe(Function):
 
 
 class _Logprobs(Function):
-    """Head and log-softmax in one: logits are computed again for the backward pass, some rows at a time."""
+    """Head and log-softmax in one. The logits of the last chunk are kept, the others computed again."""
 
     @staticmethod
     def forward(
@@ -357,26 +359,38 @@ class _Logprobs(Function):
         x_TD: Tensor,
         source: Grad,
     ) -> tuple[Tensor, Tensor]:
-        logprobs_T, entropies_T = outer.ops.logprobs(x_TD, head, targets_T, params, chunk=chunk)
+        scores, ctx.last_logits = outer.gradients.logprobs_forward(x_TD, head, targets_T, params, chunk=chunk)
         ctx.save_for_backward(x_TD, targets_T, source)
         ctx.outer, ctx.head, ctx.params, ctx.chunk = outer, head, params, chunk
-        ctx.mark_non_differentiable(entropies_T)
-        return logprobs_T, entropies_T
+        ctx.mark_non_differentiable(scores.entropies_T)
+        return scores.logprobs_T, scores.entropies_T
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dlogprobs_T: Tensor, _dentropies: Grad) -> Grads:
         x_TD, targets_T, source = ctx.saved_tensors
         *_, wants_x, wants_head = ctx.needs_input_grad
-        rows_J = dlogprobs_T.nonzero()[:, 0]
         dx_TD = torch.zeros_like(x_TD) if wants_x else None
         dheads = [torch.zeros_like(source) if wants_head else None]
         options = {"wants_x": wants_x, "wants": (wants_head,), "add_to": dheads}
-        for some in rows_J.split(ctx.chunk) if len(rows_J) else ():
-            x = x_TD[some]
-            logits = ctx.outer.ops.linear(x, (ctx.head,))
-            dlogits = ctx.outer.gradients.logprobs(dlogprobs_T[some], logits, targets_T[some], ctx.params)
-            dx, dheads = ctx.outer.gradients.linear(dlogits, x, (ctx.head,), **options)
+        gradients = ctx.outer.gradients
+        for some, logits in _Logprobs.chunks(ctx, x_TD, dlogprobs_T.nonzero()[:, 0]):
+            dlogits = gradients.logprobs(dlogprobs_T[some], logits, targets_T[some], ctx.params)
+            dx, _ = gradients.linear(dlogits, x_TD[some], (ctx.head,), **options)
             if dx_TD is not None:
                 dx_TD[some] = dx
+            del logits, dlogits  # before the next are computed
         return None, None, None, None, None, dx_TD, dheads[0]
+
+    @staticmethod
+    def chunks(ctx: Any, x_TD: Tensor, rows_J: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some of `rows_J`, with their logits, at a time; the kept logits serve once, their room is used."""
+        logits, ctx.last_logits = ctx.last_logits, None
+        if logits is not None:
+            first = len(x_TD) - len(logits)
+            rows_J, last = rows_J[rows_J < first], rows_J[rows_J >= first]
+            if len(last):
+                yield last, logits if len(last) == len(logits) else logits[last - first]
+            del logits
+        for some in rows_J.split(ctx.chunk) if len(rows_J) else ():
+            yield some, ctx.outer.ops.linear(x_TD[some], (ctx.head,))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mohist.kernels.ops import LANES, AttentionSpec, KvCache, Ops, RouteSpec, RowPlan
-from mohist.kernels.sampling import score_twin
+from mohist.kernels.sampling import TokenScores, score_twin
 from mohist.kernels.twin import TorchOps, places, route_weights
 from mohist.kernels.weight import Factors, Weight
 from mohist.types import SamplingParams
@@ -121,6 +121,18 @@ class Gradients(Protocol):
         wants: tuple[bool, bool, bool],
     ) -> tuple[Tensor, Tensor, list[Grad]]:
         """Of x, of the experts' weights [T, K], and of all gates, ups and downs: `wants` is for each kind."""
+        ...
+
+    def logprobs_forward(
+        self,
+        x_TD: Tensor,
+        head: Weight,
+        targets_T: Tensor,
+        params: SamplingParams | None,
+        *,
+        chunk: int,
+    ) -> tuple[TokenScores, Grad]:
+        """What the op gives, and the logits of the last rows, if they are worth keeping."""
         ...
 
     def logprobs(
@@ -262,6 +274,18 @@ class TorchGradients:
         dx_TD, dweights_TK, *dsources = _gradients(y_TD, (x_TD, weights_TK, *sources), dy_TD)
         wanted = [want for want, kind in zip(wants, experts, strict=True) for _ in kind]
         return dx_TD, dweights_TK, [d if w else None for d, w in zip(dsources, wanted, strict=True)]
+
+    def logprobs_forward(
+        self,
+        x_TD: Tensor,
+        head: Weight,
+        targets_T: Tensor,
+        params: SamplingParams | None,
+        *,
+        chunk: int,
+    ) -> tuple[TokenScores, Grad]:
+        """See `Gradients.logprobs_forward`."""
+        return self._ops.logprobs(x_TD, head, targets_T, params, chunk=chunk), None
 
     def logprobs(
         self, dlogprobs_T: Tensor, logits_TV: Tensor, targets_T: Tensor, params: SamplingParams | None

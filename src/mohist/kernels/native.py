@@ -472,11 +472,13 @@ class NativeOps:
         params: SamplingParams | None = None,
         *,
         chunk: int,
+        logits_TV: Tensor | None = None,
     ) -> TokenScores:
-        """See `Ops.logprobs`."""
+        """See `Ops.logprobs`; `logits_TV` is room for the logits of a chunk, and holds those of the last."""
         assert targets_T.dtype == torch.int32, targets_T.dtype
         logprobs_T, entropies_T = self._empty(len(x_TD)), self._empty(len(x_TD))
-        logits_TV = self._empty(min(chunk, len(x_TD)), head.out_features)
+        if logits_TV is None:
+            logits_TV = self._empty(min(chunk, len(x_TD)), head.out_features)
         for first in range(0, len(x_TD), chunk):
             x, end = x_TD[first : first + chunk], min(first + chunk, len(x_TD))
             self._linear(x, (head,), logits_TV, None, None)

@@ -20,6 +20,7 @@ from mohist.kernels.gradients import Experts, dense
 from mohist.kernels.native import NativeOps
 from mohist.kernels.operands import cache_struct, distribution, plan_struct, pointer, rows_contiguous
 from mohist.kernels.ops import AttentionSpec, KvCache, RouteSpec, RowPlan
+from mohist.kernels.sampling import TokenScores
 from mohist.kernels.weight import Factors, Weight
 from mohist.types import SamplingParams
 
@@ -297,6 +298,20 @@ class NativeGradients:
             )
         )
         return dx_TD, dweights_TK, [gradient for kind in gradients for gradient in kind]
+
+    def logprobs_forward(
+        self,
+        x_TD: Tensor,
+        head: Weight,
+        targets_T: Tensor,
+        params: SamplingParams | None,
+        *,
+        chunk: int,
+    ) -> tuple[TokenScores, Grad]:
+        """See `Gradients.logprobs_forward`."""
+        logits_TV = torch.empty(min(chunk, len(x_TD)), head.out_features)
+        scores = self._ops.logprobs(x_TD, head, targets_T, params, chunk=chunk, logits_TV=logits_TV)
+        return scores, logits_TV[: (len(x_TD) - 1) % chunk + 1]
 
     def logprobs(
         self, dlogprobs_T: Tensor, logits_TV: Tensor, targets_T: Tensor, params: SamplingParams | None

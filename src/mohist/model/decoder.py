@@ -21,6 +21,9 @@ from mohist.types import SamplingParams
 
 __all__ = ["Block", "Decoder", "MtpModule"]
 
+_LOGITS = 1 << 26
+"""Float32 numbers: 256 MB."""
+
 
 class Decoder(nn.Module):
     """Tokens to hidden states to logits. Built empty; `load_decoder` or `init_decoder` fill it."""
@@ -59,8 +62,8 @@ class Decoder(nn.Module):
         """Logits [T, V] of the token after each row."""
         return self.ops.linear(hidden_TD, (self._head().weight(),))
 
-    def logprobs(self, hidden_TD: Tensor, targets_T: Tensor, *, chunk: int = 1024) -> Tensor:
-        """Log-probability [T] of int32 `targets_T` after each row, from logits of `chunk` rows at a time."""
+    def logprobs(self, hidden_TD: Tensor, targets_T: Tensor, *, chunk: int | None = None) -> Tensor:
+        """Log-probability [T] of int32 `targets_T` after each row; `chunk` as in `scores`."""
         return self.scores(hidden_TD, targets_T, chunk=chunk).logprobs_T
 
     def scores(
@@ -69,13 +72,15 @@ class Decoder(nn.Module):
         targets_T: Tensor,
         params: SamplingParams | None = None,
         *,
-        chunk: int = 1024,
+        chunk: int | None = None,
     ) -> TokenScores:
         """Logprobs and entropies [T] under the distribution that `params` sample (see `Ops.logprobs`).
 
         At tokens that an engine sampled with `params` these are its `sampled_logprobs`. Gradients flow
-        through the logprobs; entropies are only reported.
+        through the logprobs; entropies are only reported. Logits exist for `chunk` rows at a time, by default
+        as many as take 256 MB.
         """
+        chunk = chunk or max(1, _LOGITS // self.config.vocab_size)
         return self.ops.logprobs(hidden_TD, self._head().weight(), targets_T, params, chunk=chunk)
 
     def draft(

@@ -13,23 +13,29 @@ namespace {
 constexpr int64_t kDepth = 256;         // contraction steps between two visits to c
 constexpr int64_t kBlockRows = 192;     // of c, in a task
 constexpr int64_t kBlockColumns = 384;
-constexpr int64_t kTasksPerThread = 6;  // at least, where c has room for them
+// What it costs to pack a number of a and of b, in multiply-adds; and to wait, in tasks.
+constexpr double kPackA = 12.0, kPackB = 6.0, kWait = 0.2;
 
 int64_t at(const int32_t* index, int64_t i) { return index ? index[i] : i; }
 
-// How c is cut into tasks.
+// How c is cut into tasks: large blocks, whose packing is shared by many tiles, but as many for one thread as for another.
 struct Cut {
-  int64_t row_blocks, column_blocks;
-  Cut(const mohist_product& p, int threads) {
-    int64_t rows = kBlockRows, columns = kBlockColumns;
-    for (;;) {
-      row_blocks = (p.m + rows - 1) / rows;
-      column_blocks = (p.n + columns - 1) / columns;
-      if (threads == 1 || tasks() >= kTasksPerThread * threads || (rows <= 48 && columns <= 96)) break;
-      if (rows > columns || columns <= 96) rows /= 2;
-      else columns /= 2;
-    }
+  int64_t row_blocks = 1, column_blocks = 1;
+
+  Cut(const mohist_product& p, int64_t threads) {
+    const int64_t panels = (p.n + 15) / 16, least_rows = up(p.m, kBlockRows), least_columns = up(p.n, kBlockColumns);
+    double best = 0.0;
+    for (int64_t r = least_rows; r <= std::min(p.m, 4 * least_rows); r++)
+      for (int64_t c = least_columns; c <= std::min(panels, 4 * least_columns); c++) {
+        // a thread's tasks, and what it waits for the last of the others
+        const double rounds = static_cast<double>(up(r * c, threads)) + (threads > 1 ? kWait : 0.0);
+        const double busy = static_cast<double>(r * c) / (rounds * static_cast<double>(threads));
+        const double rows = static_cast<double>(p.m) / static_cast<double>(r), columns = static_cast<double>(p.n) / static_cast<double>(c);
+        const double good = busy / (1.0 + kPackA / columns + kPackB / rows);
+        if (good > best) best = good, row_blocks = r, column_blocks = c;
+      }
   }
+  static int64_t up(int64_t n, int64_t by) { return (n + by - 1) / by; }
   int64_t tasks() const { return row_blocks * column_blocks; }
 };
 
@@ -125,14 +131,21 @@ class Block {
 }  // namespace
 
 void multiply(mohist_pool& pool, const mohist_product* products, int64_t count) {
-  int64_t* first = pool.shared(7).get<int64_t>(count + 1);  // the first task of each product
-  first[0] = 0;
-  for (int64_t i = 0; i < count; i++) first[i + 1] = first[i] + Cut(products[i], pool.threads()).tasks();
-  pool.parallel(first[count], [&](int64_t task, int thread) {
-    const int64_t i = std::upper_bound(first, first + count + 1, task) - first - 1;
+  struct Tasks {
+    Cut cut;
+    int64_t end;  // of the tasks of this product
+  };
+  Tasks* all = pool.shared(7).get<Tasks>(count);
+  int64_t total = 0;
+  for (int64_t i = 0; i < count; i++) {
+    const Cut cut(products[i], pool.threads());
+    all[i] = {cut, total += products[i].m && products[i].n ? cut.tasks() : 0};
+  }
+  pool.parallel(total, [&](int64_t task, int thread) {
+    const int64_t i = std::upper_bound(all, all + count, task, [](int64_t t, const Tasks& tasks) { return t < tasks.end; }) - all;
     const mohist_product& p = products[i];
-    const Cut cut(p, pool.threads());
-    const int64_t r = (task - first[i]) / cut.column_blocks, c = (task - first[i]) % cut.column_blocks;
+    const Cut& cut = all[i].cut;
+    const int64_t index = task - (i ? all[i - 1].end : 0), r = index / cut.column_blocks, c = index % cut.column_blocks;
     const int64_t panels = (p.n + 15) / 16;
     const int64_t row = p.m * r / cut.row_blocks, row_end = p.m * (r + 1) / cut.row_blocks;
     const int64_t column = panels * c / cut.column_blocks * 16;
