@@ -230,19 +230,41 @@ static inline vp max(vp a, vp b) { return {max(a.low, b.low), max(a.high, b.high
 
 #endif
 
-// The first `count` of sixteen lanes, or all: nothing is read or written beyond.
+// The first `count` of sixteen lanes, or all: nothing is read or written beyond. Without a call where the machine can mask
+// lanes, since what lives in registers, such as a tile's sums, would move to memory around it.
+#if defined(MOHIST_AVX512)
 static inline vp load16(const float* p, int64_t count) {
   if (count >= 16) return load16(p);
-  float l[16] = {};
-  memcpy(l, p, count * sizeof(float));
-  return load16(l);
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1 << count) - 1), p);
 }
 static inline void store(float* p, vp a, int64_t count) {
   if (count >= 16) return store(p, a);
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1 << count) - 1), a);
+}
+#elif defined(MOHIST_AVX2)
+static inline vp load16(const float* p, int64_t count) {
+  if (count >= 16) return load16(p);
+  const int n = static_cast<int>(count);
+  return {_mm256_maskload_ps(p, as_int(mask_first(n))), _mm256_maskload_ps(p + 8, as_int(mask_first(n - 8)))};
+}
+static inline void store(float* p, vp a, int64_t count) {
+  if (count >= 16) return store(p, a);
+  const int n = static_cast<int>(count);
+  _mm256_maskstore_ps(p, as_int(mask_first(n)), a.low);
+  _mm256_maskstore_ps(p + 8, as_int(mask_first(n - 8)), a.high);
+}
+#else
+static inline vp load16(const float* p, int64_t count) {
+  float l[16] = {};
+  memcpy(l, p, (count < 16 ? count : 16) * sizeof(float));
+  return load16(l);
+}
+static inline void store(float* p, vp a, int64_t count) {
   float l[16];
   store(l, a);
-  memcpy(p, l, count * sizeof(float));
+  memcpy(p, l, (count < 16 ? count : 16) * sizeof(float));
 }
+#endif
 
 // The one order in which sixteen lanes become a number: i + (i + 8), then + 4, + 2, + 1.
 static inline float fold16(vp a) {
