@@ -7,34 +7,17 @@ system has them.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import threading
 
 import torch
 from torch import Tensor
 
-__all__ = ["SlabAllocator", "huge_pages", "keep_freed_memory", "zero_pages"]
+__all__ = ["SlabAllocator", "huge_pages", "zero_pages"]
 
 _LINE = 64
 """Bytes of a cache line; every tensor begins on one."""
 _SLAB_BYTES = 32 << 20
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""Parameters of glibc's mallopt (malloc.h)."""
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep what it frees: every step of training asks for the same buffers again.
-
-    glibc gives large ones back, and the system zeroes each page anew when it is first written. Where there is
-    no mallopt, nothing changes.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def zero_pages(num_bytes: int) -> Tensor:

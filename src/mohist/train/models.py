@@ -11,7 +11,6 @@ from mohist.chat.chat import Chat, load_chat
 from mohist.chat.save import save_chat
 from mohist.kernels import load_ops
 from mohist.kernels.autograd import TrainingOps
-from mohist.kernels.memory import keep_freed_memory
 from mohist.model.config import DecoderConfig
 from mohist.model.decoder import Decoder
 from mohist.model.family import read_config
@@ -70,9 +69,8 @@ def load_model(
 
     A source that is only a config.json gives random weights by `seed`. `tokenizer` is a folder with one, for
     sources that have none. `resumed` is a checkpoint of a run that began with the same arguments.
-    The process keeps memory that it frees from now on. Raises MohistError.
+    Raises MohistError.
     """
-    keep_freed_memory()
     ops = training_ops(threads)
     checkpoint = open_config(resolve(source) if resumed is None or lora is not None else resumed)
     if isinstance(checkpoint, ConfigOnly):
