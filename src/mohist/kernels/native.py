@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from mohist.kernels import abi
+from mohist.kernels.memory import recycled
 from mohist.kernels.operands import (
     INT32_MAX,
     cache_struct,
@@ -194,7 +195,7 @@ class NativeOps:
 
     def _empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         if self._tape is None:
-            return torch.empty(shape, dtype=dtype)
+            return recycled.empty(*shape, dtype=dtype)
         return (
             self._arena.empty(max(1, math.prod(shape)) * dtype.itemsize)
             .view(dtype)[: math.prod(shape)]

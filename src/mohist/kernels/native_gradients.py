@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mohist.kernels import abi
 from mohist.kernels.gradients import Experts, dense
+from mohist.kernels.memory import recycled
 from mohist.kernels.native import NativeOps
 from mohist.kernels.operands import cache_struct, distribution, plan_struct, pointer, rows_contiguous
 from mohist.kernels.ops import AttentionSpec, KvCache, RouteSpec, RowPlan
@@ -78,7 +79,7 @@ class NativeGradients:
         """See `Gradients.linear`."""
         dy_TN, x_TK = _rows(dy_TN), _rows(x_TK)
         parts = dy_TN.split([w.out_features for w in weights], dim=1)
-        dx_TK = torch.empty(x_TK.shape) if wants_x else None
+        dx_TK = recycled.empty(*x_TK.shape) if wants_x else None
         if dx_TK is not None:
             for i, (part, weight) in enumerate(zip(parts, weights, strict=True)):
                 self._multiply(_Product(part, _rows(dense(weight)), dx_TK, add=i > 0))
@@ -86,7 +87,7 @@ class NativeGradients:
             dmatrices = list(add_to)
         else:
             dmatrices = [
-                torch.empty(w.out_features, w.in_features) if wanted else None
+                recycled.empty(w.out_features, w.in_features) if wanted else None
                 for w, wanted in zip(weights, wants, strict=True)
             ]
         self._multiply(
@@ -101,7 +102,7 @@ class NativeGradients:
     def factors(self, dy_TN: Tensor, x_TK: Tensor, factors: Factors, dx_TK: Grad) -> tuple[Tensor, Tensor]:
         """See `Gradients.factors`."""
         dy_TN, x_TK = _rows(dy_TN), _rows(x_TK)
-        thin_TR, dthin_TR = torch.empty(2, len(x_TK), len(factors.a_RK))
+        thin_TR, dthin_TR = recycled.empty(2, len(x_TK), len(factors.a_RK))
         self._multiply(
             _Product(x_TK, factors.a_RK.T.contiguous(), thin_TR),
             _Product(dy_TN, _rows(factors.b_NR), dthin_TR),
@@ -109,7 +110,7 @@ class NativeGradients:
         dthin_TR.mul_(factors.scale)
         if dx_TK is not None:
             self._multiply(_Product(dthin_TR, _rows(factors.a_RK), dx_TK, add=True))
-        da_RK, db_NR = torch.empty(factors.a_RK.shape), torch.empty(factors.b_NR.shape)
+        da_RK, db_NR = recycled.empty(*factors.a_RK.shape), recycled.empty(*factors.b_NR.shape)
         self._multiply(
             _Product(dthin_TR, x_TK, da_RK, transposed=True), _Product(dy_TN, thin_TR, db_NR, transposed=True)
         )
@@ -117,7 +118,7 @@ class NativeGradients:
 
     def bias(self, dy_TN: Tensor) -> Tensor:
         """See `Gradients.bias`."""
-        dbias_1N = torch.empty(1, dy_TN.shape[1])
+        dbias_1N = recycled.empty(1, dy_TN.shape[1])
         self._multiply(_Product(torch.ones(1, len(dy_TN)), _rows(dy_TN), dbias_1N))
         return dbias_1N[0]
 
@@ -126,10 +127,10 @@ class NativeGradients:
     ) -> tuple[Tensor, list[Grad]]:
         """See `Gradients.linear_grouped`."""
         dy_TNM, x_TNK = _rows(dy_TNM), _rows(x_TNK)
-        dx_TNK = torch.empty(x_TNK.shape)
+        dx_TNK = recycled.empty(*x_TNK.shape)
         matrices = [_rows(dense(weight)) for weight in weights]
         dmatrices = [
-            torch.empty(w.out_features, w.in_features) if wanted else None
+            recycled.empty(w.out_features, w.in_features) if wanted else None
             for w, wanted in zip(weights, wants, strict=True)
         ]
         products = [_Product(dy_TNM[:, n], matrix, dx_TNK[:, n]) for n, matrix in enumerate(matrices)]
@@ -144,7 +145,7 @@ class NativeGradients:
     def rms_norm(self, dy: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """See `Gradients.rms_norm`."""
         dy, x = _rows(dy), _rows(x)
-        dx, dweight = torch.empty(x.shape), torch.empty(weight.shape)
+        dx, dweight = recycled.empty(*x.shape), recycled.empty(*weight.shape)
         nested = x.dim() == 3
         self._run(
             abi.RmsNormBackwardArgs(
@@ -168,7 +169,7 @@ class NativeGradients:
     def swiglu(self, dy_TF: Tensor, gate_up_T2F: Tensor) -> Tensor:
         """See `Gradients.swiglu`."""
         dy_TF, gate_up_T2F = _rows(dy_TF), _rows(gate_up_T2F)
-        dx_T2F = torch.empty(gate_up_T2F.shape)
+        dx_T2F = recycled.empty(*gate_up_T2F.shape)
         self._run(
             abi.SwigluBackwardArgs(
                 gate_up_T2F.data_ptr(),
@@ -187,8 +188,8 @@ class NativeGradients:
             dcache = KvCache(dcache.keys.clone(), None if dcache.values is None else dcache.values.clone())
         _, heads, _, key_dim, _ = dcache.keys.shape
         num_rows = len(rows.positions_T)
-        dk_TGH = torch.empty(num_rows, heads, key_dim)
-        dv_TGV = None if dcache.values is None else torch.empty(num_rows, heads, dcache.values.shape[3])
+        dk_TGH = recycled.empty(num_rows, heads, key_dim)
+        dv_TGV = None if dcache.values is None else recycled.empty(num_rows, heads, dcache.values.shape[3])
         structs = cache_struct(dcache), plan_struct(rows)
         self._run(
             abi.StoreBackwardArgs(
@@ -202,9 +203,9 @@ class NativeGradients:
     ) -> tuple[Tensor, KvCache]:
         """See `Gradients.attention`."""
         dout_TNV, q_TNH = _rows(dout_TNV), _rows(q_TNH)
-        dq_TNH = torch.empty(q_TNH.shape)
-        dkeys = torch.zeros(cache.keys.shape)
-        dvalues = None if cache.values is None else torch.zeros(cache.values.shape)
+        dq_TNH = recycled.empty(*q_TNH.shape)
+        dkeys = recycled.empty(*cache.keys.shape).zero_()
+        dvalues = None if cache.values is None else recycled.empty(*cache.values.shape).zero_()
         structs = cache_struct(cache, spec.value_dim), plan_struct(rows)
         self._run(
             abi.AttentionBackwardArgs(
@@ -226,7 +227,7 @@ class NativeGradients:
     def route(self, dweights_TK: Tensor, logits_TE: Tensor, experts_TK: Tensor, spec: RouteSpec) -> Tensor:
         """See `Gradients.route`."""
         dweights_TK, logits_TE = dweights_TK.contiguous(), _rows(logits_TE)
-        dlogits_TE = torch.empty(logits_TE.shape)
+        dlogits_TE = recycled.empty(*logits_TE.shape)
         self._run(
             abi.RouteBackwardArgs(
                 logits_TE.data_ptr(),
@@ -252,7 +253,7 @@ class NativeGradients:
         residual_TD: Grad,
     ) -> tuple[Tensor, Grad]:
         """See `Gradients.moe_forward`: gates and ups are kept."""
-        gate_up = torch.empty(experts_TK.numel(), 2 * experts.gate[0].out_features)
+        gate_up = recycled.empty(experts_TK.numel(), 2 * experts.gate[0].out_features)
         y_TD = self._ops.moe(x_TD, experts_TK, weights_TK, *experts, residual=residual_TD, gate_up=gate_up)
         return y_TD, gate_up
 
@@ -270,10 +271,10 @@ class NativeGradients:
         """See `Gradients.moe`."""
         assert kept is not None
         dy_TD, x_TD = _rows(dy_TD), _rows(x_TD)
-        dx_TD, dweights_TK = torch.empty(x_TD.shape), torch.empty(weights_TK.shape)
+        dx_TD, dweights_TK = recycled.empty(*x_TD.shape), recycled.empty(*weights_TK.shape)
         matrices = [[dense(weight).contiguous() for weight in kind] for kind in experts]
         gradients: list[list[Grad]] = [
-            [torch.empty(matrix.shape) if wanted else None for matrix in kind]
+            [recycled.empty(*matrix.shape) if wanted else None for matrix in kind]
             for kind, wanted in zip(matrices, wants, strict=True)
         ]
         pointers = [_pointers(kind) for kind in (*matrices, *gradients)]
@@ -309,7 +310,7 @@ class NativeGradients:
         chunk: int,
     ) -> tuple[TokenScores, Grad]:
         """See `Gradients.logprobs_forward`."""
-        logits_TV = torch.empty(min(chunk, len(x_TD)), head.out_features)
+        logits_TV = recycled.empty(min(chunk, len(x_TD)), head.out_features)
         scores = self._ops.logprobs(x_TD, head, targets_T, params, chunk=chunk, logits_TV=logits_TV)
         return scores, logits_TV[: (len(x_TD) - 1) % chunk + 1]
 

@@ -31,7 +31,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from mohist.kernels.memory import zero_pages
+from mohist.kernels.memory import recycled, zero_pages
 from mohist.kernels.sampling import SampledRows, SampleRow, TokenScores
 from mohist.kernels.weight import PANEL, Weight
 from mohist.types import SamplingParams
@@ -93,14 +93,30 @@ class KvCache:
         return self.keys.shape[2] * LANES
 
     @classmethod
-    def zeros(cls, spec: AttentionSpec, *, num_blocks: int, block_size: int, device: torch.device) -> KvCache:
-        """A cache of `num_blocks` blocks of `block_size` tokens for the layer that `spec` describes."""
+    def zeros(
+        cls,
+        spec: AttentionSpec,
+        *,
+        num_blocks: int,
+        block_size: int,
+        device: torch.device,
+        brief: bool = False,
+    ) -> KvCache:
+        """A cache of `num_blocks` blocks of `block_size` tokens for the layer that `spec` describes.
+
+        A `brief` one is for a single pass, in memory that is used again; others take theirs page by page.
+        """
         assert block_size % LANES == 0, f"block_size {block_size} is not a multiple of {LANES}"
         groups = spec.num_kv_heads
-        keys = _zeros(num_blocks, groups, block_size // LANES, spec.key_dim, LANES, device=device)
+        zeros = _brief_zeros if brief else _zeros
+        keys = zeros(num_blocks, groups, block_size // LANES, spec.key_dim, LANES, device=device)
         if spec.latent:
             return cls(keys, None)
-        return cls(keys, _zeros(num_blocks, groups, block_size, spec.value_dim, device=device))
+        return cls(keys, zeros(num_blocks, groups, block_size, spec.value_dim, device=device))
+
+
+def _brief_zeros(*shape: int, device: torch.device) -> Tensor:
+    return recycled.empty(*shape).zero_() if device.type == "cpu" else torch.zeros(shape, device=device)
 
 
 def _zeros(*shape: int, device: torch.device) -> Tensor:

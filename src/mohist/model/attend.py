@@ -84,7 +84,11 @@ class PackedAttend:
         cache = None if torch.is_grad_enabled() else self._scratch.get(shape)
         if cache is None:
             cache = KvCache.zeros(
-                spec, num_blocks=self._num_blocks, block_size=_BLOCK_SIZE, device=self._ops.device
+                spec,
+                num_blocks=self._num_blocks,
+                block_size=_BLOCK_SIZE,
+                device=self._ops.device,
+                brief=True,
             )
             if not torch.is_grad_enabled():
                 self._scratch[shape] = cache

@@ -243,7 +243,7 @@ void attention(mohist_pool& pool, const mohist_attention_args& a) {
 void store(mohist_pool& pool, const mohist_store_args& a) {
   const mohist_cache& cache = *a.cache;
   const int64_t groups = cache.block_size / 16;
-  const int64_t per_task = 4;
+  const int64_t per_task = a.rows < 64 ? 4 : 16;  // neighbours of one sequence share the cache lines of their keys
   pool.parallel((a.rows + per_task - 1) / per_task, [&](int64_t task, int) {
     for (int64_t t = task * per_task; t < std::min(a.rows, (task + 1) * per_task); t++) {
       const int64_t position = a.plan->positions[t], offset = position % cache.block_size;

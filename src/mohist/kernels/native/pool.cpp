@@ -15,11 +15,11 @@ namespace {
 constexpr int64_t kIdleSpinNs = 1'000'000;      // a worker looks for the next loop this long before it sleeps: the
                                                 // gap between two tokens, and no burden once there is nothing to do
 constexpr int64_t kWaitSpinNs = 60'000;         // the caller waits for the others' last tasks, then sleeps
-constexpr int64_t kStallNs = 400'000;           // a loop's end held up this long, beside the time of two tasks: another
-                                                // process has our core
-constexpr int64_t kAloneNs = 4'000'000;         // work alone for at first; doubled at every further stall,
+constexpr int64_t kStallNs = 1'000'000;         // a loop's end held up this long, beside the time of two tasks: another
+                                                // process has our core, or memory was cleared for the first time
+constexpr int64_t kForgetNs = 100'000'000;      // only a stall this soon after another is no accident: then we
+constexpr int64_t kAloneNs = 4'000'000;         // work alone for at first, twice as long at every further stall,
 constexpr int64_t kAloneMaxNs = 250'000'000;    // up to this
-constexpr int64_t kForgetNs = 1'000'000'000;    // after this long without a stall, begin anew
 
 int64_t now_ns() {
   timespec t;
@@ -121,12 +121,15 @@ void mohist_pool::wait_for_the_others(int64_t tasks, int64_t own, int64_t since_
     main_waits_.store(0);
   }
   const int64_t end = now_ns();
-  if (end - begin > kStallNs + 2 * (begin - since_ns) / std::max<int64_t>(own, 1)) {
-    alone_for_ns_ = end - last_stall_ns_ > kForgetNs ? kAloneNs : std::min(2 * alone_for_ns_, kAloneMaxNs);
-    alone_for_ns_ = std::max(alone_for_ns_, 16 * (end - begin));  // stalls cost at most a sixteenth
-    alone_until_ns_ = end + alone_for_ns_;
+  if (end - begin <= kStallNs + 2 * (begin - since_ns) / std::max<int64_t>(own, 1)) return;
+  if (end > last_stall_ns_ + kForgetNs) {
+    alone_for_ns_ = 0;
     last_stall_ns_ = end;
+    return;
   }
+  alone_for_ns_ = std::clamp(2 * alone_for_ns_, kAloneNs, kAloneMaxNs);
+  alone_for_ns_ = std::max(alone_for_ns_, 16 * (end - begin));  // stalls cost at most a sixteenth
+  alone_until_ns_ = last_stall_ns_ = end + alone_for_ns_;
 }
 
 void mohist_pool::run(int64_t tasks, Call call, const void* body) {
