@@ -127,3 +127,15 @@ def test_forms_that_cannot_be_used(running: Running, format: dict[str, Any]) -> 
     reply = running.post("/v1/chat/completions", {**BODY, "response_format": format})
     assert reply.status_code == 400
     assert reply.json()["error"]["code"] == "form_not_available"
+
+
+def test_an_answer_that_was_begun_has_no_form(running: Running) -> None:
+    begun = {"role": "assistant", "content": "{", "prefix": True}
+    body = {
+        **BODY,
+        "messages": [*BODY["messages"], begun],
+        "response_format": {"type": "regex", "regex": "a"},
+    }
+    reply = running.post("/beta/chat/completions", body)
+    assert reply.status_code == 400
+    assert "was begun already" in reply.json()["error"]["message"]

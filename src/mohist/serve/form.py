@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mohist.chat.guides.guides import Form, ToolForm
 from mohist.chat.guides.schema import JSON_OBJECT
+from mohist.errors import RequestError
 from mohist.serve.ask import Ask
 
 __all__ = ["form_of"]
@@ -22,11 +23,16 @@ def form_of(ask: Ask) -> Form:
     )
     # Only calls whose form is watched can be kept from being several.
     strict = any(tool.strict for tool in tools) or (bool(tools) and not ask.parallel_tool_calls)
-    return Form(
-        schema={"json_object": JSON_OBJECT, "json_schema": ask.shape.schema}.get(ask.shape.kind),
+    form = Form(
+        schema={"json_object": JSON_OBJECT, "json_schema": ask.shape.schema or {}}.get(ask.shape.kind),
         pattern=ask.shape.pattern if ask.shape.kind == "regex" else None,
         tools=tools,
         calls="required" if ask.tool_choice == "required" else "strict" if strict else "free",
         parallel=ask.parallel_tool_calls and not ask.tool_name,
         thinking_budget=ask.thinking_budget,
     )
+    if ask.continues and (form.is_whole or form.calls == "strict"):
+        raise RequestError(
+            "the answer was begun already, so its form cannot be kept: drop the prefix or the form"
+        )
+    return form
