@@ -22,8 +22,6 @@ _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_c
 
 def request_of(ask: Ask, model: str, *, streams: bool) -> tuple[str, dict[str, Any]]:
     """Path and body that ask another server. Raises ApiError for what the dialect cannot say."""
-    if ask.receipt:
-        raise unavailable("a receipt for another server's answer", "receipt")
     if ask.thinking_budget is not None:
         raise unavailable("a thinking budget on another server", "thinking")
     body: dict[str, Any] = {"model": model, "n": ask.n, **ask.sampling}
