@@ -75,9 +75,11 @@ def checked_schema(schema: Any, where: str = "schema") -> str:
         raise RequestError(f"{where}: has {size} bytes as JSON; at most {MAX_SCHEMA_BYTES} are taken")
     if not isinstance(schema, Mapping):
         raise RequestError(f"{where} = {text:.80}: it must be a JSON schema, which is an object")
-    for part, place in _parts(schema, where):
+    parts = list(_parts(schema, where))
+    checked = {id(part) for part, _ in parts}
+    for part, place in parts:
         _check_keywords(part, place)
-        _check_reference(schema, part, place)
+        _check_reference(schema, part, place, checked)
     return text
 
 
@@ -128,8 +130,8 @@ def _check_keywords(part: Mapping[str, Any], place: str) -> None:
         raise RequestError(f"{place}/multipleOf = {multiple}: it must be over 0 and at most {MAX_MULTIPLE}")
 
 
-def _check_reference(root: Mapping[str, Any], part: Mapping[str, Any], place: str) -> None:
-    """Follow `$ref` until a schema is not just another reference."""
+def _check_reference(root: Mapping[str, Any], part: Mapping[str, Any], place: str, checked: set[int]) -> None:
+    """Follow `$ref` until a schema is not just another reference; it must be one of those `checked` (ids)."""
     seen: list[str] = []
     while "$ref" in part:
         reference = part["$ref"]
@@ -141,8 +143,8 @@ def _check_reference(root: Mapping[str, Any], part: Mapping[str, Any], place: st
             raise RequestError(f"{place}/$ref = {reference!r:.80}: it leads back to itself")
         seen.append(reference)
         target = _target(root, reference)
-        if not isinstance(target, (Mapping, bool)):
-            raise RequestError(f"{place}/$ref = {reference!r:.80}: it leads nowhere in the schema")
+        if not isinstance(target, bool) and id(target) not in checked:
+            raise RequestError(f"{place}/$ref = {reference!r:.80}: it leads to no schema in the schema")
         if isinstance(target, bool):
             return
         part = target
