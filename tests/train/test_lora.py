@@ -206,5 +206,5 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_configs_of_all_families_can_be_adapted() -> None:
     for name in CONFIGS:
         decoder = load(Model(name, "f32"), TorchOps())
-        add_lora(decoder, LoraConfig(targets=("o", "gate", "up", "down")), seed=0)
+        add_lora(decoder, LoraConfig(targets=("o",)), seed=0)
         assert has_lora(decoder)
