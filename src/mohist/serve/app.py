@@ -92,7 +92,8 @@ async def _error(_: Request, error: Exception) -> Response:
 
 
 def _reply(error: ApiError) -> Response:
-    return JsonReply(error_body(error), status_code=error.status, headers=error.headers)
+    """An error before any dialect: OpenAI's shape with Anthropic's `type`, so that clients of both read it."""
+    return JsonReply({"type": "error", **error_body(error)}, status_code=error.status, headers=error.headers)
 
 
 class Gate:
