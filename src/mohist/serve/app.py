@@ -92,7 +92,7 @@ async def _error(_: Request, error: Exception) -> Response:
 
 
 def _reply(error: ApiError) -> Response:
-    """An error before any dialect: OpenAI's shape with Anthropic's `type`, so that clients of both read it."""
+    """An error before any dialect: OpenAI's shape with Anthropic's `type`, for clients of either."""
     return JsonReply({"type": "error", **error_body(error)}, status_code=error.status, headers=error.headers)
 
 
