@@ -305,8 +305,8 @@ def test_an_event_without_end_is_not_gathered_for_ever(monkeypatch: pytest.Monke
     ],
 )
 def test_configs_are_checked(fields: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"name": "remote", "url": "http://host", "model": "m"} | fields
     with pytest.raises(ConfigError, match=message) as caught:
-        given: dict[str, Any] = {"name": "remote", "url": "http://host", "model": "m"} | fields
         Upstream(UpstreamConfig(**given))
     assert "pw" not in str(caught.value)
 
