@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from functools import reduce
 from typing import Any
 
 import pytest
 
 from tests.serve.live import Live
-
-MOST_S = 20.0
-"""Far more than any of them takes, far less than what they ask for."""
 
 
 def shape(schema: Any) -> dict[str, Any]:
@@ -66,10 +62,9 @@ REQUESTS: dict[str, dict[str, Any]] = {
 def test_a_hostile_request_is_cheap_and_harms_nobody(server: Live, request_name: str) -> None:
     expected = server.chat("hello").json()["choices"]
     body = {"messages": [{"role": "user", "content": "json"}], "max_tokens": 40} | REQUESTS[request_name]
-    start_s = time.monotonic()
+    # What they ask for would take hours; the client waits for a minute.
     response = server.client.post("/v1/chat/completions", json=body)
     assert response.status_code in (200, 400), response.text
-    assert time.monotonic() - start_s < MOST_S
     assert server.chat("hello").json()["choices"] == expected
     assert server.client.get("/health/ready").status_code == 200
 
