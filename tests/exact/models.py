@@ -17,6 +17,7 @@ from torch import Tensor
 from mohist.engine.engine import Engine, EngineConfig
 from mohist.engine.runner import DecoderRunner
 from mohist.kernels.abi import library_path
+from mohist.kernels.activation import Activation
 from mohist.kernels.native import NativeOps
 from mohist.kernels.ops import Ops
 from mohist.kernels.weight import Weight, WeightFormat, is_quantized
@@ -28,6 +29,7 @@ from mohist.model.config import (
     Llama3Scaling,
     MlaConfig,
     MoeConfig,
+    QueryGrowth,
     RopeConfig,
     YarnScaling,
 )
@@ -95,10 +97,14 @@ _LLAMA3 = RopeConfig(
 )
 _HALF = RopeConfig(dim=16)
 _LONG = RopeConfig(dim=32, scaling=YarnScaling(factor=4.0, original_positions=32))
+_EXACT_ENDS = RopeConfig(dim=32, scaling=YarnScaling(factor=4.0, original_positions=32, truncate=False))
 _LATENT_LONG = replace(_PAIRS, scaling=_YARN)
+_GROWS = replace(_LONG, query_growth=QueryGrowth(beta=0.3, period=32))
 _FLAT = replace(_MOE, num_groups=1, top_groups=1)
 _ROUTED = replace(_FLAT, shared_width=0, scale=1.0)
 _SOFTMAX = {"scoring": "softmax", "selection_bias": False, "group_score": "max"}
+_CLAMPED = Activation(kind="clamped_silu", steepness=1.702, limit=0.5)
+_GPT_OSS = replace(_ROUTED, **_SOFTMAX, biases=True, activation=_CLAMPED)
 _BIASED = replace(_GQA, qkv_bias=True)
 CONFIGS: dict[str, DecoderConfig] = {
     "llama": _config("llama", *[_dense(_GQA, rope=_LLAMA3)] * 2),
@@ -112,10 +118,18 @@ CONFIGS: dict[str, DecoderConfig] = {
     "deepseek_v2": _config(
         "deepseek_v2", *[_sparse(_MLA, replace(_MOE, **_SOFTMAX, renormalize=False), q_rank=None)] * 2
     ),
+    "gpt_oss": _config(
+        "gpt_oss",
+        *(
+            _sparse(_BIASED, _GPT_OSS, rope=_EXACT_ENDS, output_bias=True, sinks=True, window=window)
+            for window in (19, None)
+        ),
+    ),
     "qwen3_moe": _config("qwen3_moe", *[_sparse(_GQA, replace(_ROUTED, **_SOFTMAX), qk_norm="head")] * 2),
     "deepseek": _config(
         "deepseek", _dense(_GQA), _sparse(_GQA, replace(_FLAT, **_SOFTMAX, renormalize=False, scale=1.0))
     ),
+    "glm4": _config("glm4", *[replace(_dense(_BIASED, rope=_PAIRS), post_norms=True)] * 2),
     "glm4_moe": _config(
         "glm4_moe",
         _dense(_BIASED, rope=_HALF, qk_norm="head"),
@@ -129,6 +143,7 @@ CONFIGS: dict[str, DecoderConfig] = {
         tied=True,
     ),
     "mistral": _config("mistral", *[_dense(_GQA, window=19)] * 2),
+    "ministral3": _config("ministral3", *[_dense(_GQA, rope=_GROWS)] * 2),
 }
 
 
@@ -142,7 +157,7 @@ class Model(NamedTuple):
         return "-".join(self)
 
 
-_EVERY_STORAGE = ("llama", "qwen2", "qwen3", "deepseek_v3", "deepseek_v2")
+_EVERY_STORAGE = ("llama", "qwen2", "qwen3", "deepseek_v3", "deepseek_v2", "gpt_oss")
 """Every projection that there is occurs in these."""
 MODELS = [
     Model(name, storage)

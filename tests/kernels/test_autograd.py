@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from mohist.kernels.activation import GELU_TANH, SILU, Activation
 from mohist.kernels.autograd import TrainingOps
-from mohist.kernels.ops import AttentionSpec, KvCache, RouteSpec, RowPlan
+from mohist.kernels.ops import AttentionSpec, ExpertBiases, ExpertWeights, KvCache, RouteSpec, RowPlan
 from mohist.kernels.twin import TorchOps
 from mohist.kernels.weight import Weight
 from mohist.types import SamplingParams
@@ -91,6 +92,8 @@ def test_embed() -> None:
 @pytest.mark.parametrize("shape", [(3, 5), (3, 2, 5)])
 def test_rms_norm(shape: tuple[int, ...]) -> None:
     check(lambda ops, x, w: ops.rms_norm(x, w, 1e-3), leaf(*shape), leaf(5))
+    if len(shape) == 2:
+        check(lambda ops, x, w, r: ops.rms_norm(x, w, 1e-3, residual=r), leaf(*shape), leaf(5), leaf(*shape))
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -99,8 +102,9 @@ def test_rope(interleaved: bool) -> None:
     check(lambda ops, x: ops.rope(x, cos_sin, interleaved=interleaved, offset=1), leaf(3, 2, 6))
 
 
-def test_swiglu_and_concat() -> None:
-    check(lambda ops, x: ops.swiglu(x), leaf(3, 8))
+def test_glu_and_concat() -> None:
+    for activation in (SILU, GELU_TANH, Activation(kind="clamped_silu", steepness=1.7, limit=0.8)):
+        check(lambda ops, x, a=activation: ops.glu(x, a), leaf(3, 8))
     check(lambda ops, a, b: ops.concat(a, b), leaf(3, 2, 4), leaf(3, 2, 3))
 
 
@@ -114,14 +118,15 @@ def test_attention(latent: bool) -> None:
     sequence = torch.tensor([0] * 5 + [1] * 2, dtype=torch.int32)
     rows = RowPlan(positions, sequence, torch.tensor([[1], [0]], dtype=torch.int32))
 
-    def function(ops: TorchOps, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def function(ops: TorchOps, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
         values = None if latent else torch.zeros(2, groups, 16, 2, dtype=torch.float64)
         cache = KvCache(torch.zeros(2, groups, 1, 3, 16, dtype=torch.float64), values)
         ops.store(cache, rows, k, None if latent else v)
-        out = ops.attention(q, cache, rows, spec)
+        out = ops.attention(q, cache, rows, spec, sinks_N=sinks)
         return out + 0 * v.sum()
 
     check(function, leaf(7, 4, 3), leaf(7, groups, 3), leaf(7, groups, 2))
+    check(function, leaf(7, 4, 3), leaf(7, groups, 3), leaf(7, groups, 2), leaf(4))
 
 
 def test_a_second_store_hides_the_first() -> None:
@@ -158,10 +163,19 @@ def test_moe() -> None:
     def function(
         ops: TorchOps, x: Tensor, w: Tensor, r: Tensor, gate: Tensor, up: Tensor, down: Tensor
     ) -> Tensor:
-        groups = ([weight(part) for part in matrix] for matrix in (gate, up, down))
-        return ops.moe(x, experts, w, *groups, residual=r)
+        groups = [[weight(part) for part in matrix] for matrix in (gate, up, down)]
+        return ops.moe(x, experts, w, ExpertWeights(groups[0], groups[1], groups[2]), residual=r)
 
-    check(function, leaf(3, 4), leaf(3, 2), leaf(3, 4), leaf(4, 5, 4), leaf(4, 5, 4), leaf(4, 4, 5))
+    def biased(
+        ops: TorchOps, x: Tensor, w: Tensor, gate: Tensor, up: Tensor, down: Tensor, *biases: Tensor
+    ) -> Tensor:
+        groups = [[weight(part) for part in matrix] for matrix in (gate, up, down)]
+        mlps = ExpertWeights(groups[0], groups[1], groups[2], ExpertBiases(*biases), GELU_TANH)
+        return ops.moe(x, experts, w, mlps)
+
+    matrices = (leaf(4, 5, 4), leaf(4, 5, 4), leaf(4, 4, 5))
+    check(function, leaf(3, 4), leaf(3, 2), leaf(3, 4), *matrices)
+    check(biased, leaf(3, 4), leaf(3, 2), *matrices, leaf(4, 5), leaf(4, 5), leaf(4, 4))
 
 
 @pytest.mark.parametrize(

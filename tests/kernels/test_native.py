@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mohist.kernels.abi import library_path
+from mohist.kernels.activation import GELU_TANH, SILU, Activation
 from mohist.kernels.native import NativeOps
-from mohist.kernels.ops import AttentionSpec, KvCache, RouteSpec, RowPlan
+from mohist.kernels.ops import AttentionSpec, ExpertBiases, ExpertWeights, KvCache, RouteSpec, RowPlan
 from mohist.kernels.sampling import SampleRow, sample_twin, score_twin
 from mohist.kernels.weight import Weight, WeightFormat, bytes_per_block
 from mohist.types import SamplingParams
@@ -25,6 +26,8 @@ if PATH is None:
 FAST = [NativeOps(PATH, threads) for threads in (1, 2)]
 DEFINITION = NativeOps(PATH, 1, definition=True)
 FORMATS: tuple[WeightFormat, ...] = ("f32", "bf16", "q8_0", "q4_0", "q4_1")
+
+ACTIVATIONS = (SILU, GELU_TANH, Activation(kind="clamped_silu", steepness=1.702, limit=2.5))
 
 IDENTITY = Weight.from_dense(torch.eye(70))
 """Turns what is given as hidden states into logits, exactly."""
@@ -112,21 +115,25 @@ def test_row_ops(seed: int, rows: int, dim: int, padding: int) -> None:
     heads = strided(noise(seed, rows, 3, 2 * dim), padding)
     positions = torch.randint(0, 1 << 20, (rows,), dtype=torch.int32)
     frequencies = torch.rand(dim)
-    angles = DEFINITION.rope_angles(positions, frequencies, 1.25)
+    scales = torch.tensor([1.25, 1.5, 0.3])
+    angles = DEFINITION.rope_angles(positions, frequencies, scales, period=1 << 18)
     offset = padding if padding <= dim else 0
     turned = angles[..., : (2 * dim - offset) // 2].contiguous()
     for ops in FAST:
-        assert torch.equal(ops.rms_norm(x, weight, 1e-5), DEFINITION.rms_norm(x, weight, 1e-5))
+        for residual in (None, strided(noise(seed + 1, rows, dim), padding)):
+            expected = DEFINITION.rms_norm(x, weight, 1e-5, residual=residual)
+            assert torch.equal(ops.rms_norm(x, weight, 1e-5, residual=residual), expected)
         head_weight = noise(seed, 2 * dim)
         assert torch.equal(
             ops.rms_norm(heads, head_weight, 1e-6), DEFINITION.rms_norm(heads, head_weight, 1e-6)
         )
-        assert torch.equal(ops.rope_angles(positions, frequencies, 1.25), angles)
+        assert torch.equal(ops.rope_angles(positions, frequencies, scales, period=1 << 18), angles)
         for interleaved in (False, True):
             expected = DEFINITION.rope(heads, turned, interleaved=interleaved, offset=offset)
             assert torch.equal(ops.rope(heads, turned, interleaved=interleaved, offset=offset), expected)
         wide = strided(noise(seed, rows, 2 * dim, scale=30), padding)
-        assert torch.equal(ops.swiglu(wide), DEFINITION.swiglu(wide))
+        for activation in ACTIVATIONS:
+            assert torch.equal(ops.glu(wide, activation), DEFINITION.glu(wide, activation))
         assert torch.equal(ops.concat(heads, heads[..., :1]), DEFINITION.concat(heads, heads[..., :1]))
         assert torch.equal(ops.concat(x, x), torch.cat((x, x), dim=-1))
 
@@ -143,6 +150,7 @@ def attention_cases(draw: st.DrawFn) -> tuple[dict[str, int], list[tuple[int, in
         "latent": latent,
         "block_size": draw(st.sampled_from([16, 32, 48])),
         "window": draw(st.sampled_from([0, 1, 7, 40])),
+        "sinks": draw(st.booleans()),
         "seed": draw(seeds),
     }
     if latent:
@@ -166,6 +174,7 @@ def test_attention(case: tuple[dict[str, int], list[tuple[int, int]]]) -> None:
         scale=0.3,
         window=shape["window"] or None,
     )
+    sinks = noise(shape["seed"] + 7, heads, scale=3) if shape["sinks"] else None
     most = max(-(-(cached + new) // block_size) for cached, new in sequences)
     order = torch.randperm(most * len(sequences), generator=torch.Generator().manual_seed(shape["seed"]))
     tables = order.view(len(sequences), most).int()
@@ -196,7 +205,7 @@ def test_attention(case: tuple[dict[str, int], list[tuple[int, int]]]) -> None:
                 )
                 ops.store(cache, plan, keys[first:last], None if values is None else values[first:last])
                 if first >= cached:
-                    results.append(ops.attention(queries[first:last], cache, plan, spec))
+                    results.append(ops.attention(queries[first:last], cache, plan, spec, sinks_N=sinks))
         return torch.cat(results)
 
     expected = run(DEFINITION, 1)
@@ -231,20 +240,23 @@ def test_route_and_moe(
     logits, bias = noise(seed, rows, experts), noise(seed + 1, experts) if biased else None
     chosen, weights = DEFINITION.route(logits, spec, bias_E=bias)
     x, residual = noise(seed + 2, rows, 64), noise(seed + 3, rows, 48)
+    activation = ACTIVATIONS[seed % 3]
+    biases = ExpertBiases(*(noise(seed + n, experts, n) for n in (32, 32, 48))) if biased else None
     for weight_format in FORMATS:
         gate, up = (
             [make_weight(seed + 10 * j + e, weight_format, 32, 64) for e in range(experts)] for j in (0, 1)
         )
         down = [make_weight(seed + 99 + e, weight_format, 48, 32) for e in range(experts)]
-        expected = DEFINITION.moe(x, chosen, weights, gate, up, down, residual=residual)
+        mlps = ExpertWeights(gate, up, down, biases, activation)
+        expected = DEFINITION.moe(x, chosen, weights, mlps, residual=residual)
         for ops in FAST:
             fast_chosen, fast_weights = ops.route(logits, spec, bias_E=bias)
             assert torch.equal(fast_chosen, chosen)
             assert torch.equal(fast_weights, weights)
-            assert torch.equal(ops.moe(x, chosen, weights, gate, up, down, residual=residual), expected)
-            assert torch.equal(
-                ops.moe(x[:1], chosen[:1], weights[:1], gate, up, down, residual=residual[:1]), expected[:1]
-            )
+            found = ops.moe(x, chosen, weights, mlps, residual=residual)
+            assert torch.equal(found, expected)
+            alone = ops.moe(x[:1], chosen[:1], weights[:1], mlps, residual=residual[:1])
+            assert torch.equal(alone, expected[:1])
 
 
 @st.composite

@@ -12,14 +12,22 @@ from torch import Tensor
 
 from mohist.kernels.abi import library_path
 from mohist.kernels.autograd import TrainingOps
-from mohist.kernels.gradients import Experts, Gradients, TorchGradients, dense
+from mohist.kernels.gradients import Gradients, TorchGradients, dense
 from mohist.kernels.native import NativeOps
 from mohist.kernels.native_gradients import NativeGradients
-from mohist.kernels.ops import AttentionSpec, KvCache, Ops, RouteSpec, RowPlan
+from mohist.kernels.ops import (
+    AttentionSpec,
+    ExpertBiases,
+    ExpertWeights,
+    KvCache,
+    Ops,
+    RouteSpec,
+    RowPlan,
+)
 from mohist.kernels.twin import TorchOps
 from mohist.kernels.weight import Weight
 from mohist.types import SamplingParams
-from tests.kernels.test_native import strided
+from tests.kernels.test_native import ACTIVATIONS, strided
 
 PATH = library_path()
 if PATH is None:
@@ -126,7 +134,8 @@ def test_row_ops(seed: int, rows: int, dim: int, padding: int) -> None:
     tokens = torch.randint(0, 7, (rows,), dtype=torch.int32, generator=noise.generator)
     check(lambda gradients, cast: gradients.rms_norm(cast(flat_dy), cast(flat_x), cast(weight), 1e-5))
     check(lambda gradients, cast: gradients.rms_norm(cast(heads_dy), cast(heads_x), cast(weight), 1e-5))
-    check(lambda gradients, cast: gradients.swiglu(cast(flat_dy), cast(gate_up)))
+    for activation in ACTIVATIONS:
+        check(lambda gradients, cast, a=activation: gradients.glu(cast(flat_dy), cast(gate_up), a))
     check(lambda gradients, cast: gradients.embed(cast(flat_dy), tokens, 9))
 
 
@@ -149,10 +158,10 @@ def attention_cases(draw: st.DrawFn) -> tuple[AttentionSpec, int, int, list[tupl
     return spec, group, draw(st.sampled_from([16, 32, 48])), draw(st.lists(sequence, min_size=1, max_size=4))
 
 
-@given(seeds, attention_cases(), paddings)
+@given(seeds, attention_cases(), paddings, st.booleans())
 @settings(max_examples=60)
 def test_attention(
-    seed: int, case: tuple[AttentionSpec, int, int, list[tuple[int, int, int]]], padding: int
+    seed: int, case: tuple[AttentionSpec, int, int, list[tuple[int, int, int]]], padding: int, sunk: bool
 ) -> None:
     """Blocks scattered over the cache and shared; what was never stored is not a number."""
     spec, group, block_size, sequences = case
@@ -180,16 +189,24 @@ def test_attention(
     )
     heads, count = group * spec.num_kv_heads, len(rows.positions_T)
     q, dout = noise(count, heads, spec.key_dim), noise(count, heads, spec.value_dim)
+    sinks = torch.randn(heads, generator=noise.generator) if sunk else None
 
     def function(gradients: Gradients, cast: Cast) -> Result:
         values = None if cache.values is None else cast(cache.values)
-        dq, dcache = gradients.attention(cast(dout), cast(q), KvCache(cast(cache.keys), values), rows, spec)
+        dq, dcache, dsinks = gradients.attention(
+            cast(dout),
+            cast(q),
+            KvCache(cast(cache.keys), values),
+            rows,
+            spec,
+            sinks_N=None if sinks is None else cast(sinks),
+        )
         if gradients is REFERENCE:  # which lets what is not a number through, where it must be 0
             dcache.keys.nan_to_num_(0)
             if dcache.values is not None:
                 dcache.values.nan_to_num_(0)
         kept = gradients.store(dcache, rows, clear=False)[:2]
-        return dq, dcache, kept, gradients.store(dcache, rows, clear=True)
+        return dq, dcache, dsinks, kept, gradients.store(dcache, rows, clear=True)
 
     check(function)
 
@@ -204,22 +221,37 @@ def test_route(seed: int, rows: int, sigmoid: bool, renormalize: bool, top_k: in
     check(lambda gradients, cast: gradients.route(cast(dweights), cast(logits), chosen, spec))
 
 
-@given(seeds, st.integers(1, 60), st.integers(1, 40), st.integers(1, 40), st.integers(1, 3), paddings)
+@given(
+    seeds,
+    st.integers(1, 60),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 3),
+    paddings,
+    st.booleans(),
+)
 @settings(max_examples=40)
-def test_moe(seed: int, rows: int, dim: int, width: int, top_k: int, padding: int) -> None:
+def test_moe(seed: int, rows: int, dim: int, width: int, top_k: int, padding: int, biased: bool) -> None:
     """More experts than are chosen, so that some have no rows."""
     noise = Noise(seed, padding)
-    experts = Experts(
-        noise.weights(8, width, dim), noise.weights(8, width, dim), noise.weights(8, dim, width)
+    sizes = (width, width, dim)
+    biases = ExpertBiases(*(torch.randn(8, n, generator=noise.generator) for n in sizes)) if biased else None
+    experts = ExpertWeights(
+        noise.weights(8, width, dim),
+        noise.weights(8, width, dim),
+        noise.weights(8, dim, width),
+        biases,
+        ACTIVATIONS[seed % 3],
     )
     chosen, weights = noise.choices(rows, top_k, 8), torch.rand(rows, top_k, generator=noise.generator)
     x, dy, residual = noise(rows, dim), noise(rows, dim), noise(rows, dim)
     forward, kept = OURS[0].moe_forward(x, chosen, weights, experts, residual)
-    assert torch.equal(forward, OPS.moe(x, chosen, weights, *experts, residual=residual))
+    assert torch.equal(forward, OPS.moe(x, chosen, weights, experts, residual=residual))
 
     def function(gradients: Gradients, cast: Cast) -> Result:
         if gradients is REFERENCE:
-            doubled = Experts(*map(double, experts))
+            cast_biases = ExpertBiases(*map(cast, biases)) if biases else None
+            doubled = ExpertWeights(*map(double, experts.matrices), cast_biases, experts.activation)
             return gradients.moe(
                 cast(dy), cast(x), chosen, cast(weights), doubled, None, wants=(True, True, rows % 2 == 0)
             )

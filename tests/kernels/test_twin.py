@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mohist.kernels.ops import AttentionSpec, KvCache, RouteSpec, RowPlan
+from mohist.kernels.ops import AttentionSpec, ExpertWeights, KvCache, RouteSpec, RowPlan
 from mohist.kernels.twin import TorchOps
 from mohist.kernels.weight import Weight, WeightFormat
 from mohist.types import SamplingParams
@@ -79,6 +79,8 @@ def test_rms_norm() -> None:
     x, weight = torch.randn(4, 3, 20), torch.randn(20)
     expected = x.double() / (x.double().pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * weight
     close(OPS.rms_norm(x, weight, 1e-5), expected)
+    residual = torch.randn(4, 20)
+    close(OPS.rms_norm(x[:, 0], weight, 1e-5, residual=residual), expected[:, 0] + residual)
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -86,7 +88,7 @@ def test_rms_norm() -> None:
 def test_rope_turns_pairs(interleaved: bool, offset: int) -> None:
     positions = torch.tensor([0, 7, 100_000], dtype=torch.int32)
     inv_freq = torch.tensor([1.0, 0.3, 0.001, 1e-5])
-    cos_sin = OPS.rope_angles(positions, inv_freq, 1.25)
+    cos_sin = OPS.rope_angles(positions, inv_freq, torch.tensor([1.25]))
     x = torch.randn(3, 2, 14)
     expected = x.double().clone()
     for t in range(3):
@@ -100,10 +102,10 @@ def test_rope_turns_pairs(interleaved: bool, offset: int) -> None:
     close(OPS.rope(x, cos_sin, interleaved=interleaved, offset=offset), expected)
 
 
-def test_swiglu_and_concat() -> None:
+def test_glu_and_concat() -> None:
     gate_up = torch.randn(3, 10) * 4
     gate, up = gate_up.double().chunk(2, dim=1)
-    close(OPS.swiglu(gate_up), gate / (1 + (-gate).exp()) * up)
+    close(OPS.glu(gate_up), gate / (1 + (-gate).exp()) * up)
     a, b = torch.randn(3, 2, 4), torch.randn(3, 2, 5)
     assert torch.equal(OPS.concat(a, b), torch.cat((a, b), dim=2))
 
@@ -221,9 +223,9 @@ def test_moe_sums_the_chosen_experts() -> None:
     expected = residual.double().clone()
     for t in range(6):
         for expert, weight in zip(experts[t].tolist(), weights[t].tolist(), strict=True):
-            hidden = OPS.swiglu(OPS.linear(x[t : t + 1], (gate[expert], up[expert])))
+            hidden = OPS.glu(OPS.linear(x[t : t + 1], (gate[expert], up[expert])))
             expected[t] += weight * OPS.linear(hidden, (down[expert],))[0]
-    close(OPS.moe(x, experts, weights, gate, up, down, residual=residual), expected)
+    close(OPS.moe(x, experts, weights, ExpertWeights(gate, up, down), residual=residual), expected)
 
 
 def test_logprobs() -> None:

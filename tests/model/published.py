@@ -1,7 +1,7 @@
 """Released models: the config of each, and the sizes that its makers state.
 
-Configs are those of the files on the hub, as far as they matter to what is computed. GLM-4.7-Flash,
-MiniMax-M2 and SmolLM3 are transformers' defaults, which are the released models; GLM-4.5, Kimi
+Configs are those of the files on the hub, as far as they matter to what is computed. GLM-4, GLM-4.7-Flash,
+MiniMax-M2, SmolLM3 and Ministral 3 are transformers' defaults, which are the released models; GLM-4.5, Kimi
 K2, GigaChat, Qwen and the older ones come from their reports and repositories. GigaChat 3's were not seen.
 """
 
@@ -295,6 +295,23 @@ GIGACHAT_20B_A3B = {
     "seq_aux": True,
     "vocab_size": 128256,
 }
+GLM4_9B = {
+    **_SILU,
+    "model_type": "glm4",
+    "attention_bias": True,
+    "eos_token_id": [151329, 151336, 151338],
+    "head_dim": 128,
+    "hidden_size": 4096,
+    "intermediate_size": 13696,
+    "max_position_embeddings": 32768,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 2,
+    "partial_rotary_factor": 0.5,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0,
+    "vocab_size": 151552,
+}
 GLM45_AIR = {
     **_SILU,
     "model_type": "glm4_moe",
@@ -431,6 +448,61 @@ MISTRAL_7B = {
     "sliding_window": None,
     "vocab_size": 32768,
 }
+MINISTRAL3_8B = {
+    **_SILU,
+    "model_type": "ministral3",
+    "head_dim": 128,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 262144,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 34,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05,
+    "rope_parameters": {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "factor": 16.0,
+        "llama_4_scaling_beta": 0.1,
+        "max_position_embeddings": 262144,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 16384,
+        "rope_theta": 1000000.0,
+        "type": "yarn",
+    },
+    "sliding_window": None,
+    "vocab_size": 131072,
+}
+GPT_OSS_20B = {
+    **_SILU,
+    "model_type": "gpt_oss",
+    "attention_bias": True,
+    "experts_per_token": 4,
+    "head_dim": 64,
+    "hidden_size": 2880,
+    "initial_context_length": 4096,
+    "intermediate_size": 2880,
+    "layer_types": ["sliding_attention", "full_attention"] * 12,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 64,
+    "num_experts_per_tok": 4,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 8,
+    "num_local_experts": 32,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {**_YARN, "rope_type": "yarn", "factor": 32.0, "truncate": False},
+    "rope_theta": 150000,
+    "sliding_window": 128,
+    "swiglu_limit": 7.0,
+    "vocab_size": 201088,
+}
+GPT_OSS_120B = {
+    **GPT_OSS_20B,
+    "layer_types": ["sliding_attention", "full_attention"] * 18,
+    "num_hidden_layers": 36,
+    "num_local_experts": 128,
+}
 PUBLISHED: dict[str, Published] = {
     "SmolLM2-135M": Published(SMOLLM2, "135M", None, 30 * 2 * 3 * 64),
     "Llama-3.1-8B": Published(LLAMA31_8B, "8.03B", None, 32 * 2 * 8 * 128),
@@ -446,10 +518,14 @@ PUBLISHED: dict[str, Published] = {
     "DeepSeek-V2": Published(DEEPSEEK_V2, "236B", "21B", 60 * 576),
     "DeepSeek-V3, R1": Published(DEEPSEEK_V3, "671B", "37B", 61 * 576),
     "Kimi-K2": Published(KIMI_K2, "1T", "32B", 61 * 576),
+    "GLM-4-9B-0414": Published(GLM4_9B, "9B", None, 40 * 2 * 2 * 128),
     "GLM-4.5-Air": Published(GLM45_AIR, "106B", "12B", 46 * 2 * 8 * 128, active_with=()),
     "GLM-4.5": Published(GLM45, "355B", "32B", 92 * 2 * 8 * 128, total_with=("mtp",), active_with=()),
     "GLM-4.7-Flash": Published(GLM47_FLASH, "30B", "3B", 47 * 576, active_with=()),
     "MiniMax-M2": Published(MINIMAX_M2, "0.23T", "10B", 62 * 2 * 8 * 128, active_with=()),
     "SmolLM3-3B": Published(SMOLLM3, "3.08B", None, 36 * 2 * 4 * 128),
     "Mistral-7B-v0.3": Published(MISTRAL_7B, "7.25B", None, 32 * 2 * 8 * 128),
+    "Ministral-3-8B": Published(MINISTRAL3_8B, "8.4B", None, 34 * 2 * 8 * 128),
+    "gpt-oss-20b": Published(GPT_OSS_20B, "20.9B", "3.6B", 24 * 2 * 8 * 64),
+    "gpt-oss-120b": Published(GPT_OSS_120B, "116.8B", "5.1B", 36 * 2 * 8 * 64),
 }

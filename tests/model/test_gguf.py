@@ -55,10 +55,12 @@ def unscaled(decoder: Decoder) -> list[LayerConfig]:
         ("deepseek_v3", True),
         ("qwen3_moe", False),
         ("deepseek", False),
+        ("glm4", False),
         ("glm4_moe", False),
         ("glm4_moe-air", False),
         ("minimax_m2", False),
         ("smollm3", False),
+        ("ministral3", False),
     ],
 )
 def test_the_same_model_from_both_files(

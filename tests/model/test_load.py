@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from mohist.errors import ModelError
 from mohist.kernels.twin import TorchOps
 from mohist.model.attend import PackedAttend
-from mohist.model.config import DenseConfig, GqaConfig, MlaConfig, MoeConfig, RopeConfig
+from mohist.model.config import DenseConfig, GqaConfig, MlaConfig, MoeConfig, QueryGrowth, RopeConfig
 from mohist.model.decoder import Decoder
 from mohist.model.family import read_config
 from mohist.model.load import init_decoder, load_decoder
@@ -22,6 +22,7 @@ from mohist.weights.checkpoint import open_checkpoint
 from tests.model import tiny
 
 pytestmark = pytest.mark.parity
+GROWTH = QueryGrowth(beta=0.1, period=16)
 
 
 def edit_config(folder: Path, **changes: Any) -> None:
@@ -201,6 +202,12 @@ def test_init_decoder_is_a_function_of_its_seed(tmp_path: Path) -> None:
         (
             lambda: GqaConfig(num_heads=4, num_kv_heads=2, head_dim=8, rope=RopeConfig(dim=10)),
             "rope dim = 10: it must be at most 8",
+        ),
+        (
+            lambda: GqaConfig(
+                num_heads=4, num_kv_heads=2, head_dim=8, rope=RopeConfig(dim=4, query_growth=GROWTH)
+            ),
+            "rope dim = 4: it must be 8",
         ),
         (
             lambda: MlaConfig(

@@ -41,7 +41,7 @@ _LATENT = _DENSE | {
     "n_shared_experts": 2,
     "num_experts_per_tok": 3,
 }
-
+_GPT_OSS = _DENSE | {"head_dim": 32, "sliding_window": 7, "num_local_experts": 8, "num_experts_per_tok": 3}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 10_000.0,
@@ -62,6 +62,14 @@ YARN_ROPE = {
 }
 
 
+MINISTRAL_ROPE = {
+    **YARN_ROPE,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "original_max_position_embeddings": 16,
+    "max_position_embeddings": 256,
+    "llama_4_scaling_beta": 0.125,
+}
 _EXPERTS = {"num_experts_per_tok": 3, "moe_intermediate_size": 32}
 _DEEPSEEK_MOE = {
     **_DENSE,
@@ -80,8 +88,13 @@ def configs() -> dict[str, Callable[[], Any]]:
     """Every variant that the families claim to support, by name."""
     llama, qwen2, qwen3 = transformers.LlamaConfig, transformers.Qwen2Config, transformers.Qwen3Config
     v2, v3 = transformers.DeepseekV2Config, transformers.DeepseekV3Config
-    glm4_moe, glm4_lite = transformers.Glm4MoeConfig, transformers.Glm4MoeLiteConfig
-    mistral = transformers.MistralConfig
+    gpt_oss = transformers.GptOssConfig
+    glm4, glm4_moe, glm4_lite = (
+        transformers.Glm4Config,
+        transformers.Glm4MoeConfig,
+        transformers.Glm4MoeLiteConfig,
+    )
+    mistral, ministral3 = transformers.MistralConfig, transformers.Ministral3Config
     smollm3, minimax_m2 = transformers.SmolLM3Config, transformers.MiniMaxM2Config
     glm_experts = _EXPERTS | {"n_routed_experts": 8, "routed_scaling_factor": 2.5}
     lite = {key: value for key, value in _LATENT.items() if key != "first_k_dense_replace"}
@@ -111,12 +124,17 @@ def configs() -> dict[str, Callable[[], Any]]:
         ),
         "deepseek_v2-lite": lambda: v2(**_LATENT | {"q_lora_rank": None}, n_group=1, topk_group=1),
         "deepseek_v3": lambda: v3(**_LATENT, **groups, rope_parameters=YARN_ROPE, num_nextn_predict_layers=1),
+        "gpt_oss": lambda: gpt_oss(**_GPT_OSS, swiglu_limit=0.2),
+        "gpt_oss-plain": lambda: gpt_oss(
+            **_GPT_OSS, attention_bias=False, layer_types=["full_attention"] * 3, rope_parameters=linear
+        ),
         "deepseek_v3-halves": lambda: v3(**_LATENT, **groups, rope_interleave=False),
         "deepseek_v3-gigachat3": lambda: v3(**_LATENT | {"q_lora_rank": None}, n_group=1, topk_group=1),
         "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
             **_DENSE, **_EXPERTS, head_dim=32, num_experts=8, norm_topk_prob=True
         ),
         "deepseek": lambda: dict(_DEEPSEEK_MOE),
+        "glm4": lambda: glm4(**_DENSE, head_dim=16, pad_token_id=None),
         "glm4_moe": lambda: glm4_moe(**_DENSE, **glm_experts, use_qk_norm=True, attention_bias=True),
         "glm4_moe-air": lambda: glm4_moe(**_DENSE, **glm_experts, first_k_dense_replace=2),
         "glm4_moe_lite": lambda: glm4_lite(**lite, mlp_layer_types=["dense", "dense", "sparse"]),
@@ -134,6 +152,7 @@ def configs() -> dict[str, Callable[[], Any]]:
         ),
         "mistral": lambda: mistral(**_DENSE, head_dim=32, sliding_window=None),
         "mistral-sliding": lambda: mistral(**_DENSE, sliding_window=7),
+        "ministral3": lambda: ministral3(**_DENSE, head_dim=32, rope_parameters=MINISTRAL_ROPE),
     }
 
 
@@ -198,6 +217,8 @@ class Paged:
         k_TGH: Tensor,
         v_TGV: Tensor | None,
         /,
+        *,
+        sinks_N: Tensor | None = None,
     ) -> Tensor:
         """See `mohist.model.attend.Attend`."""
         if spec.layer not in self._caches:
@@ -206,7 +227,7 @@ class Paged:
             )
         cache = self._caches[spec.layer]
         self._ops.store(cache, self._rows, k_TGH, v_TGV)
-        return self._ops.attention(q_TNH, cache, self._rows, spec)
+        return self._ops.attention(q_TNH, cache, self._rows, spec, sinks_N=sinks_N)
 
 
 def typical(actual: Tensor, expected: Tensor) -> float:

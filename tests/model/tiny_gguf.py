@@ -23,11 +23,13 @@ _ARCHITECTURES = {
     "deepseek_v3": gguf.MODEL_ARCH.DEEPSEEK2,
     "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
     "deepseek": gguf.MODEL_ARCH.DEEPSEEK,
+    "glm4": gguf.MODEL_ARCH.GLM4,
     "glm4_moe": gguf.MODEL_ARCH.GLM4_MOE,
     "minimax_m2": gguf.MODEL_ARCH.MINIMAXM2,
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
+    "ministral3": gguf.MODEL_ARCH.MISTRAL3,
 }
-_INTERLEAVED = {"llama", "deepseek", "smollm3"}
+_INTERLEAVED = {"llama", "deepseek", "smollm3", "ministral3"}
 """Model types whose queries and keys the converter permutes."""
 
 
@@ -117,6 +119,9 @@ def _metadata(writer: Any, config: Any, *, split_kv_b: bool) -> None:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if "partial_rotary_factor" in rope:
         writer.add_rope_dimension_count(int(head_dim * rope["partial_rotary_factor"]))
+    if "llama_4_scaling_beta" in rope:
+        writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
+        writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
     writer.add_rope_freq_base(rope["rope_theta"])
     if rope["rope_type"] in ("yarn", "linear"):
         writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))

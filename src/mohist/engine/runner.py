@@ -42,11 +42,20 @@ class CachedAttend:
     def __init__(self, ops: Ops, caches: Mapping[int, KvCache], rows: RowPlan) -> None:
         self._ops, self._caches, self._rows = ops, caches, rows
 
-    def __call__(self, spec: AttentionSpec, q_TNH: Tensor, k_TGH: Tensor, v_TGV: Tensor | None, /) -> Tensor:
+    def __call__(
+        self,
+        spec: AttentionSpec,
+        q_TNH: Tensor,
+        k_TGH: Tensor,
+        v_TGV: Tensor | None,
+        /,
+        *,
+        sinks_N: Tensor | None = None,
+    ) -> Tensor:
         """See `Attend`."""
         cache = self._caches[spec.layer]
         self._ops.store(cache, self._rows, k_TGH, v_TGV)
-        return self._ops.attention(q_TNH, cache, self._rows, spec)
+        return self._ops.attention(q_TNH, cache, self._rows, spec, sinks_N=sinks_N)
 
 
 class _DecodeStep:

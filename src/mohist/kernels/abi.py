@@ -15,13 +15,17 @@ from mohist.kernels.weight import WeightFormat
 
 __all__ = [
     "ABI",
+    "ACTIVATIONS",
     "FORMATS",
+    "ActivationArgs",
     "AttentionArgs",
     "AttentionBackwardArgs",
     "CacheArgs",
     "ConcatArgs",
     "EmbedArgs",
     "EmbedBackwardArgs",
+    "GluArgs",
+    "GluBackwardArgs",
     "LinearArgs",
     "LinearGroupedArgs",
     "LogprobsArgs",
@@ -43,8 +47,6 @@ __all__ = [
     "SampleRowArgs",
     "StoreArgs",
     "StoreBackwardArgs",
-    "SwigluArgs",
-    "SwigluBackwardArgs",
     "WeightArgs",
     "library_path",
     "load_library",
@@ -52,6 +54,7 @@ __all__ = [
 
 ABI = 2
 FORMATS: dict[WeightFormat, int] = {"f32": 0, "bf16": 1, "q8_0": 2, "q4_0": 3, "q4_1": 4}
+ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "clamped_silu": 2}
 
 
 def _fields(*, pointers: str = "", ints: str = "", floats: str = "") -> list[tuple[str, Any]]:
@@ -64,6 +67,12 @@ class WeightArgs(Structure):
     """mohist_weight."""
 
     _fields_ = _fields(pointers="data", ints="n k format")
+
+
+class ActivationArgs(Structure):
+    """mohist_activation."""
+
+    _fields_ = _fields(ints="kind", floats="steepness limit")
 
 
 class CacheArgs(Structure):
@@ -114,8 +123,8 @@ class RmsNormArgs(OpArgs):
 
     op = 3
     _fields_ = _fields(
-        pointers="x weight y",
-        ints="rows inner dim x_stride x_inner_stride y_stride y_inner_stride",
+        pointers="x weight residual y",
+        ints="rows inner dim x_stride x_inner_stride residual_stride y_stride y_inner_stride",
         floats="eps",
     )
 
@@ -124,7 +133,7 @@ class RopeAnglesArgs(OpArgs):
     """mohist_rope_angles_args."""
 
     op = 4
-    _fields_ = _fields(pointers="positions inv_freq cos_sin", ints="rows pairs", floats="scale")
+    _fields_ = _fields(pointers="positions inv_freq scales cos_sin", ints="rows pairs num_scales period")
 
 
 class RopeArgs(OpArgs):
@@ -137,11 +146,14 @@ class RopeArgs(OpArgs):
     )
 
 
-class SwigluArgs(OpArgs):
-    """mohist_swiglu_args."""
+class GluArgs(OpArgs):
+    """mohist_glu_args."""
 
     op = 6
-    _fields_ = _fields(pointers="x y", ints="rows dim x_stride y_stride")
+    _fields_ = [
+        *_fields(pointers="x y", ints="rows dim x_stride y_stride"),
+        ("activation", ActivationArgs),
+    ]
 
 
 class StoreArgs(OpArgs):
@@ -159,7 +171,7 @@ class AttentionArgs(OpArgs):
 
     op = 8
     _fields_ = _fields(
-        pointers="cache plan q y",
+        pointers="cache plan q sinks y",
         ints="rows heads q_stride q_head_stride y_stride y_head_stride window",
         floats="scale",
     )
@@ -180,10 +192,13 @@ class MoeArgs(OpArgs):
     """mohist_moe_args."""
 
     op = 10
-    _fields_ = _fields(
-        pointers="x chosen weights gate up down residual y gate_up",
-        ints="rows experts top_k x_stride residual_stride y_stride",
-    )
+    _fields_ = [
+        *_fields(
+            pointers="x chosen weights gate up down gate_bias up_bias down_bias residual y gate_up",
+            ints="rows experts top_k x_stride residual_stride y_stride",
+        ),
+        ("activation", ActivationArgs),
+    ]
 
 
 class LogprobsArgs(OpArgs):
@@ -272,7 +287,7 @@ class AttentionBackwardArgs(OpArgs):
 
     op = 17
     _fields_ = _fields(
-        pointers="cache plan q dy dq dkeys dvalues",
+        pointers="cache plan q sinks dy dq dsinks dkeys dvalues",
         ints="rows heads q_stride q_head_stride dy_stride dy_head_stride window",
         floats="scale",
     )
@@ -289,11 +304,14 @@ class RmsNormBackwardArgs(OpArgs):
     )
 
 
-class SwigluBackwardArgs(OpArgs):
-    """mohist_swiglu_backward_args."""
+class GluBackwardArgs(OpArgs):
+    """mohist_glu_backward_args."""
 
     op = 19
-    _fields_ = _fields(pointers="x dy dx", ints="rows dim x_stride dy_stride")
+    _fields_ = [
+        *_fields(pointers="x dy dx", ints="rows dim x_stride dy_stride"),
+        ("activation", ActivationArgs),
+    ]
 
 
 class EmbedBackwardArgs(OpArgs):
@@ -318,10 +336,14 @@ class MoeBackwardArgs(OpArgs):
     """mohist_moe_backward_args."""
 
     op = 22
-    _fields_ = _fields(
-        pointers="x chosen weights gate_up dy gate up down dx dweights dgate dup ddown",
-        ints="rows experts top_k dim width x_stride dy_stride",
-    )
+    _fields_ = [
+        *_fields(
+            pointers="x chosen weights gate_up dy gate up down down_bias dx dweights dgate dup ddown "
+            "dgate_bias dup_bias ddown_bias",
+            ints="rows experts top_k dim width x_stride dy_stride",
+        ),
+        ("activation", ActivationArgs),
+    ]
 
 
 class StoreBackwardArgs(OpArgs):

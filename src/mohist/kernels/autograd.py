@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from mohist.kernels.gradients import Experts, Gradients, TorchGradients
+from mohist.kernels.activation import SILU, Activation
+from mohist.kernels.gradients import Gradients, TorchGradients
 from mohist.kernels.native import NativeOps
 from mohist.kernels.native_gradients import NativeGradients
-from mohist.kernels.ops import AttentionSpec, KvCache, Ops, RouteSpec, RowPlan
+from mohist.kernels.ops import AttentionSpec, ExpertWeights, KvCache, Ops, RouteSpec, RowPlan
 from mohist.kernels.sampling import SampledRows, SampleRow, TokenScores
 from mohist.kernels.weight import Weight
 from mohist.types import SamplingParams
@@ -57,21 +58,23 @@ class TrainingOps:
         """See `Ops.linear_grouped`."""
         return _LinearGrouped.apply(self, weights, x_TNK, *(w.source for w in weights))
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None = None) -> Tensor:
         """See `Ops.rms_norm`."""
-        return _RmsNorm.apply(self, x, weight, eps)
+        return _RmsNorm.apply(self, x, weight, eps, residual)
 
-    def rope_angles(self, positions_T: Tensor, inv_freq_R: Tensor, scale: float) -> Tensor:
+    def rope_angles(
+        self, positions_T: Tensor, inv_freq_R: Tensor, scales_S: Tensor, *, period: int = 1
+    ) -> Tensor:
         """See `Ops.rope_angles`."""
-        return self.ops.rope_angles(positions_T, inv_freq_R, scale)
+        return self.ops.rope_angles(positions_T, inv_freq_R, scales_S, period=period)
 
     def rope(self, x_TNH: Tensor, cos_sin_T2R: Tensor, *, interleaved: bool, offset: int = 0) -> Tensor:
         """See `Ops.rope`."""
         return _Rope.apply(self.ops, x_TNH, cos_sin_T2R, interleaved, offset)
 
-    def swiglu(self, gate_up_T2F: Tensor) -> Tensor:
-        """See `Ops.swiglu`."""
-        return _SwiGlu.apply(self, gate_up_T2F)
+    def glu(self, gate_up_T2F: Tensor, activation: Activation = SILU) -> Tensor:
+        """See `Ops.glu`."""
+        return _Glu.apply(self, activation, gate_up_T2F)
 
     def concat(self, a: Tensor, b: Tensor) -> Tensor:
         """See `Ops.concat`."""
@@ -81,9 +84,17 @@ class TrainingOps:
         """See `Ops.store`; the cache's tensors join the graph, so every layer and step needs its own."""
         _Store.apply(self, rows, cache.keys, cache.values, k_TGH, v_TGV)
 
-    def attention(self, q_TNH: Tensor, cache: KvCache, rows: RowPlan, spec: AttentionSpec) -> Tensor:
+    def attention(
+        self,
+        q_TNH: Tensor,
+        cache: KvCache,
+        rows: RowPlan,
+        spec: AttentionSpec,
+        *,
+        sinks_N: Tensor | None = None,
+    ) -> Tensor:
         """See `Ops.attention`."""
-        return _Attention.apply(self, rows, spec, q_TNH, cache.keys, cache.values)
+        return _Attention.apply(self, rows, spec, q_TNH, cache.keys, cache.values, sinks_N)
 
     def route(self, logits_TE: Tensor, spec: RouteSpec, *, bias_E: Tensor | None) -> tuple[Tensor, Tensor]:
         """See `Ops.route`; the bias chooses but never weighs, so it gets no gradient."""
@@ -94,17 +105,16 @@ class TrainingOps:
         x_TD: Tensor,
         experts_TK: Tensor,
         weights_TK: Tensor,
-        gate: Sequence[Weight],
-        up: Sequence[Weight],
-        down: Sequence[Weight],
+        experts: ExpertWeights,
         *,
         residual: Tensor | None = None,
     ) -> Tensor:
         """See `Ops.moe`."""
         if not torch.is_grad_enabled():  # then nothing needs to be kept
-            return self.ops.moe(x_TD, experts_TK, weights_TK, gate, up, down, residual=residual)
-        sources = (w.source for w in (*gate, *up, *down))
-        return _Moe.apply(self, Experts(gate, up, down), experts_TK, x_TD, weights_TK, residual, *sources)
+            return self.ops.moe(x_TD, experts_TK, weights_TK, experts, residual=residual)
+        biases = experts.biases or (None, None, None)
+        sources = (w.source for kind in experts.matrices for w in kind)
+        return _Moe.apply(self, experts, experts_TK, x_TD, weights_TK, residual, *biases, *sources)
 
     def logprobs(
         self,
@@ -191,15 +201,18 @@ class _LinearGrouped(Function):
 
 class _RmsNorm(Function):
     @staticmethod
-    def forward(ctx: Any, outer: TrainingOps, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(
+        ctx: Any, outer: TrainingOps, x: Tensor, weight: Tensor, eps: float, residual: Grad
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.gradients, ctx.eps = outer.gradients, eps
-        return outer.ops.rms_norm(x, weight, eps)
+        return outer.ops.rms_norm(x, weight, eps, residual=residual)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Grads:
-        return None, *ctx.gradients.rms_norm(dy, *ctx.saved_tensors, ctx.eps), None
+        dresidual = dy if ctx.needs_input_grad[4] else None
+        return None, *ctx.gradients.rms_norm(dy, *ctx.saved_tensors, ctx.eps), None, dresidual
 
 
 class _Rope(Function):
@@ -222,17 +235,17 @@ class _Rope(Function):
         return None, ctx.ops.rope(dy_TNH.contiguous(), backwards_T2R, **options), None, None, None
 
 
-class _SwiGlu(Function):
+class _Glu(Function):
     @staticmethod
-    def forward(ctx: Any, outer: TrainingOps, gate_up_T2F: Tensor) -> Tensor:
+    def forward(ctx: Any, outer: TrainingOps, activation: Activation, gate_up_T2F: Tensor) -> Tensor:
         ctx.save_for_backward(gate_up_T2F)
-        ctx.gradients = outer.gradients
-        return outer.ops.swiglu(gate_up_T2F)
+        ctx.gradients, ctx.activation = outer.gradients, activation
+        return outer.ops.glu(gate_up_T2F, activation)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_TF: Tensor) -> Grads:
-        return None, ctx.gradients.swiglu(dy_TF, *ctx.saved_tensors)
+        return None, None, ctx.gradients.glu(dy_TF, *ctx.saved_tensors, ctx.activation)
 
 
 class _Concat(Function):
@@ -285,18 +298,20 @@ class _Attention(Function):
         q_TNH: Tensor,
         keys: Tensor,
         values: Grad,
+        sinks_N: Grad,
     ) -> Tensor:
-        ctx.save_for_backward(q_TNH, keys, values)
+        ctx.save_for_backward(q_TNH, keys, values, sinks_N)
         ctx.gradients, ctx.rows, ctx.spec = outer.gradients, rows, spec
-        return outer.ops.attention(q_TNH, KvCache(keys, values), rows, spec)
+        return outer.ops.attention(q_TNH, KvCache(keys, values), rows, spec, sinks_N=sinks_N)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout_TNV: Tensor) -> Grads:
-        q_TNH, keys, values = ctx.saved_tensors
-        cache = KvCache(keys, values)
-        dq_TNH, dcache = ctx.gradients.attention(dout_TNV, q_TNH, cache, ctx.rows, ctx.spec)
-        return None, None, None, dq_TNH, dcache.keys, dcache.values
+        q_TNH, keys, values, sinks_N = ctx.saved_tensors
+        dq_TNH, dcache, dsinks_N = ctx.gradients.attention(
+            dout_TNV, q_TNH, KvCache(keys, values), ctx.rows, ctx.spec, sinks_N=sinks_N
+        )
+        return None, None, None, dq_TNH, dcache.keys, dcache.values, dsinks_N
 
 
 class _Route(Function):
@@ -321,15 +336,15 @@ class _Moe(Function):
     def forward(
         ctx: Any,
         outer: TrainingOps,
-        experts: Experts,
+        experts: ExpertWeights,
         experts_TK: Tensor,
         x_TD: Tensor,
         weights_TK: Tensor,
         residual_TD: Grad,
-        *sources: Grad,
+        *biases_and_sources: Grad,
     ) -> Tensor:
         y_TD, kept = outer.gradients.moe_forward(x_TD, experts_TK, weights_TK, experts, residual_TD)
-        ctx.save_for_backward(x_TD, experts_TK, weights_TK, kept, *sources)
+        ctx.save_for_backward(x_TD, experts_TK, weights_TK, kept, *biases_and_sources)
         ctx.gradients, ctx.experts = outer.gradients, experts
         return y_TD
 
@@ -337,12 +352,11 @@ class _Moe(Function):
     @once_differentiable
     def backward(ctx: Any, dy_TD: Tensor) -> Grads:
         x_TD, experts_TK, weights_TK, kept, *_ = ctx.saved_tensors
-        wants = ctx.needs_input_grad[6 :: len(ctx.experts.gate)]
-        dx_TD, dweights_TK, dsources = ctx.gradients.moe(
-            dy_TD, x_TD, experts_TK, weights_TK, ctx.experts, kept, wants=wants
-        )
+        wants = ctx.needs_input_grad[9 :: len(ctx.experts.gate)]
+        found = ctx.gradients.moe(dy_TD, x_TD, experts_TK, weights_TK, ctx.experts, kept, wants=wants)
         dresidual_TD = dy_TD if ctx.needs_input_grad[5] else None
-        return None, None, None, dx_TD, dweights_TK, dresidual_TD, *dsources
+        dbiases = found.biases or (None, None, None)
+        return None, None, None, found.x_TD, found.weights_TK, dresidual_TD, *dbiases, *found.matrices
 
 
 class _Logprobs(Function):

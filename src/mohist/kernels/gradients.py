@@ -17,23 +17,35 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from mohist.kernels.ops import LANES, AttentionSpec, KvCache, Ops, RouteSpec, RowPlan
+from mohist.kernels.activation import SILU, Activation
+from mohist.kernels.ops import (
+    LANES,
+    AttentionSpec,
+    ExpertBiases,
+    ExpertWeights,
+    KvCache,
+    Ops,
+    RouteSpec,
+    RowPlan,
+)
 from mohist.kernels.sampling import TokenScores, score_twin
 from mohist.kernels.twin import TorchOps, places, route_weights
 from mohist.kernels.weight import Factors, Weight
 from mohist.types import SamplingParams
 
-__all__ = ["Experts", "Gradients", "TorchGradients", "dense"]
+__all__ = ["Gradients", "MoeGradients", "TorchGradients", "dense"]
 
 Grad = Tensor | None
 
 
-class Experts(NamedTuple):
-    """The matrices of all experts."""
+class MoeGradients(NamedTuple):
+    """What `Gradients.moe` finds."""
 
-    gate: Sequence[Weight]
-    up: Sequence[Weight]
-    down: Sequence[Weight]
+    x_TD: Tensor
+    weights_TK: Tensor
+    matrices: list[Grad]
+    """Of all gates, ups and downs, in one list."""
+    biases: ExpertBiases | None
 
 
 class Gradients(Protocol):
@@ -77,7 +89,7 @@ class Gradients(Protocol):
         """Of x and of the weight."""
         ...
 
-    def swiglu(self, dy_TF: Tensor, gate_up_T2F: Tensor) -> Tensor:
+    def glu(self, dy_TF: Tensor, gate_up_T2F: Tensor, activation: Activation = SILU) -> Tensor:
         """Of gates and ups."""
         ...
 
@@ -89,9 +101,16 @@ class Gradients(Protocol):
         ...
 
     def attention(
-        self, dout_TNV: Tensor, q_TNH: Tensor, cache: KvCache, rows: RowPlan, spec: AttentionSpec
-    ) -> tuple[Tensor, KvCache]:
-        """Of the queries and of the whole cache."""
+        self,
+        dout_TNV: Tensor,
+        q_TNH: Tensor,
+        cache: KvCache,
+        rows: RowPlan,
+        spec: AttentionSpec,
+        *,
+        sinks_N: Grad = None,
+    ) -> tuple[Tensor, KvCache, Grad]:
+        """Of the queries, of the whole cache, and of the sinks if there are any."""
         ...
 
     def route(self, dweights_TK: Tensor, logits_TE: Tensor, experts_TK: Tensor, spec: RouteSpec) -> Tensor:
@@ -103,7 +122,7 @@ class Gradients(Protocol):
         x_TD: Tensor,
         experts_TK: Tensor,
         weights_TK: Tensor,
-        experts: Experts,
+        experts: ExpertWeights,
         residual_TD: Grad,
     ) -> tuple[Tensor, Grad]:
         """What the op gives, and what `moe` wants kept."""
@@ -115,12 +134,12 @@ class Gradients(Protocol):
         x_TD: Tensor,
         experts_TK: Tensor,
         weights_TK: Tensor,
-        experts: Experts,
+        experts: ExpertWeights,
         kept: Grad,
         *,
         wants: tuple[bool, bool, bool],
-    ) -> tuple[Tensor, Tensor, list[Grad]]:
-        """Of x, of the experts' weights [T, K], and of all gates, ups and downs: `wants` is for each kind."""
+    ) -> MoeGradients:
+        """Of x, of the experts' weights [T, K], of their matrices (`wants` is for each kind) and biases."""
         ...
 
     def logprobs_forward(
@@ -201,12 +220,12 @@ class TorchGradients:
         dx = inverse * (dunit - unit * (dunit * unit).mean(-1, keepdim=True))
         return dx, (dy * unit).flatten(0, -2).sum(0)
 
-    def swiglu(self, dy_TF: Tensor, gate_up_T2F: Tensor) -> Tensor:
-        """See `Gradients.swiglu`."""
-        gate_TF, up_TF = gate_up_T2F.chunk(2, dim=1)
-        open_TF = gate_TF.sigmoid()
-        dgate_TF = dy_TF * up_TF * open_TF * (1 + gate_TF * (1 - open_TF))
-        return torch.cat((dgate_TF, dy_TF * gate_TF * open_TF), dim=1)
+    def glu(self, dy_TF: Tensor, gate_up_T2F: Tensor, activation: Activation = SILU) -> Tensor:
+        """See `Gradients.glu`."""
+        gate_up_T2F = _leaf(gate_up_T2F)
+        with torch.enable_grad():
+            y_TF = self._twin.glu(gate_up_T2F, activation)
+        return _gradients(y_TF, (gate_up_T2F,), dy_TF)[0]
 
     def store(self, dcache: KvCache, rows: RowPlan, *, clear: bool) -> tuple[Tensor, Grad, KvCache]:
         """See `Gradients.store`."""
@@ -222,18 +241,26 @@ class TorchGradients:
         return dk_TGH, dv_TGV, dcache
 
     def attention(
-        self, dout_TNV: Tensor, q_TNH: Tensor, cache: KvCache, rows: RowPlan, spec: AttentionSpec
-    ) -> tuple[Tensor, KvCache]:
+        self,
+        dout_TNV: Tensor,
+        q_TNH: Tensor,
+        cache: KvCache,
+        rows: RowPlan,
+        spec: AttentionSpec,
+        *,
+        sinks_N: Grad = None,
+    ) -> tuple[Tensor, KvCache, Grad]:
         """See `Gradients.attention`."""
         q_TNH, keys = _leaf(q_TNH), _leaf(cache.keys)
         values = None if cache.values is None else _leaf(cache.values)
+        sinks_N = None if sinks_N is None else _leaf(sinks_N)
         with torch.enable_grad():
-            out_TNV = self._twin.attention(q_TNH, KvCache(keys, values), rows, spec)
-        if values is None:
-            dq_TNH, dkeys = _gradients(out_TNV, (q_TNH, keys), dout_TNV)
-            return dq_TNH, KvCache(dkeys, None)
-        dq_TNH, dkeys, dvalues = _gradients(out_TNV, (q_TNH, keys, values), dout_TNV)
-        return dq_TNH, KvCache(dkeys, dvalues)
+            out_TNV = self._twin.attention(q_TNH, KvCache(keys, values), rows, spec, sinks_N=sinks_N)
+        inputs = [tensor for tensor in (q_TNH, keys, values, sinks_N) if tensor is not None]
+        found = iter(_gradients(out_TNV, inputs, dout_TNV))
+        dq_TNH, dkeys = next(found), next(found)
+        dvalues = None if values is None else next(found)
+        return dq_TNH, KvCache(dkeys, dvalues), None if sinks_N is None else next(found)
 
     def route(self, dweights_TK: Tensor, logits_TE: Tensor, experts_TK: Tensor, spec: RouteSpec) -> Tensor:
         """See `Gradients.route`."""
@@ -247,11 +274,11 @@ class TorchGradients:
         x_TD: Tensor,
         experts_TK: Tensor,
         weights_TK: Tensor,
-        experts: Experts,
+        experts: ExpertWeights,
         residual_TD: Grad,
     ) -> tuple[Tensor, Grad]:
         """See `Gradients.moe_forward`."""
-        return self._ops.moe(x_TD, experts_TK, weights_TK, *experts, residual=residual_TD), None
+        return self._ops.moe(x_TD, experts_TK, weights_TK, experts, residual=residual_TD), None
 
     def moe(
         self,
@@ -259,21 +286,26 @@ class TorchGradients:
         x_TD: Tensor,
         experts_TK: Tensor,
         weights_TK: Tensor,
-        experts: Experts,
+        experts: ExpertWeights,
         kept: Grad,
         *,
         wants: tuple[bool, bool, bool],
-    ) -> tuple[Tensor, Tensor, list[Grad]]:
+    ) -> MoeGradients:
         """See `Gradients.moe`."""
         assert kept is None
         x_TD, weights_TK = _leaf(x_TD), _leaf(weights_TK)
-        leaves = [[weight.with_source(_leaf(dense(weight))) for weight in kind] for kind in experts]
+        leaves = [[weight.with_source(_leaf(dense(weight))) for weight in kind] for kind in experts.matrices]
+        biases = ExpertBiases(*map(_leaf, experts.biases)) if experts.biases else None
         with torch.enable_grad():
-            y_TD = self._twin.moe(x_TD, experts_TK, weights_TK, *leaves)
+            own = ExpertWeights(*leaves, biases, experts.activation)
+            y_TD = self._twin.moe(x_TD, experts_TK, weights_TK, own)
         sources = [weight.source for kind in leaves for weight in kind if weight.source is not None]
-        dx_TD, dweights_TK, *dsources = _gradients(y_TD, (x_TD, weights_TK, *sources), dy_TD)
-        wanted = [want for want, kind in zip(wants, experts, strict=True) for _ in kind]
-        return dx_TD, dweights_TK, [d if w else None for d, w in zip(dsources, wanted, strict=True)]
+        inputs = (x_TD, weights_TK, *sources, *(biases or ()))
+        dx_TD, dweights_TK, *rest = _gradients(y_TD, inputs, dy_TD)
+        wanted = [want for want, kind in zip(wants, leaves, strict=True) for _ in kind]
+        dmatrices: list[Grad] = [d if w else None for d, w in zip(rest, wanted, strict=False)]
+        dbiases = ExpertBiases(*rest[len(sources) :]) if biases else None
+        return MoeGradients(dx_TD, dweights_TK, dmatrices, dbiases)
 
     def logprobs_forward(
         self,

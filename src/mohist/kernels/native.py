@@ -22,9 +22,11 @@ import torch
 from torch import Tensor
 
 from mohist.kernels import abi
+from mohist.kernels.activation import SILU, Activation
 from mohist.kernels.memory import recycled
 from mohist.kernels.operands import (
     INT32_MAX,
+    activation_struct,
     cache_struct,
     distribution,
     plan_struct,
@@ -32,7 +34,7 @@ from mohist.kernels.operands import (
     rows_contiguous,
     weight_structs,
 )
-from mohist.kernels.ops import AttentionSpec, KvCache, RouteSpec, RowPlan
+from mohist.kernels.ops import AttentionSpec, ExpertWeights, KvCache, RouteSpec, RowPlan
 from mohist.kernels.sampling import SampledRows, SampleRow, TokenScores
 from mohist.kernels.weight import Weight
 from mohist.types import SamplingParams
@@ -275,8 +277,9 @@ class NativeOps:
         self._do(args, struct)
         return y
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None = None) -> Tensor:
         """See `Ops.rms_norm`."""
+        assert residual is None or x.dim() == 2, x.shape
         x = rows_contiguous(x)
         y = self._empty(*x.shape)
         rows, inner, dim = (x.shape[0], 1, x.shape[1]) if x.dim() == 2 else x.shape
@@ -284,12 +287,14 @@ class NativeOps:
         args = abi.RmsNormArgs(
             x.data_ptr(),
             weight.data_ptr(),
+            pointer(residual),
             y.data_ptr(),
             rows,
             inner,
             dim,
             x.stride(0),
             inner_stride,
+            residual.stride(0) if residual is not None else 0,
             inner * dim,
             dim,
             eps,
@@ -297,15 +302,24 @@ class NativeOps:
         self._do(args)
         return y
 
-    def rope_angles(self, positions_T: Tensor, inv_freq_R: Tensor, scale: float) -> Tensor:
+    def rope_angles(
+        self, positions_T: Tensor, inv_freq_R: Tensor, scales_S: Tensor, *, period: int = 1
+    ) -> Tensor:
         """See `Ops.rope_angles`."""
         assert positions_T.dtype == torch.int32, positions_T.dtype
         rows, pairs = len(positions_T), len(inv_freq_R)
         y = self._empty(rows, 2, pairs)
         args = abi.RopeAnglesArgs(
-            positions_T.data_ptr(), inv_freq_R.data_ptr(), y.data_ptr(), rows, pairs, scale
+            positions_T.data_ptr(),
+            inv_freq_R.data_ptr(),
+            scales_S.data_ptr(),
+            y.data_ptr(),
+            rows,
+            pairs,
+            len(scales_S),
+            period,
         )
-        self._do(args, positions_T, inv_freq_R)
+        self._do(args, positions_T, inv_freq_R, scales_S)
         return y
 
     def rope(self, x_TNH: Tensor, cos_sin_T2R: Tensor, *, interleaved: bool, offset: int = 0) -> Tensor:
@@ -331,12 +345,21 @@ class NativeOps:
         self._do(args)
         return y
 
-    def swiglu(self, gate_up_T2F: Tensor) -> Tensor:
-        """See `Ops.swiglu`."""
+    def glu(self, gate_up_T2F: Tensor, activation: Activation = SILU) -> Tensor:
+        """See `Ops.glu`."""
         gate_up_T2F = rows_contiguous(gate_up_T2F)
         rows, dim = gate_up_T2F.shape[0], gate_up_T2F.shape[1] // 2
         y = self._empty(rows, dim)
-        self._do(abi.SwigluArgs(gate_up_T2F.data_ptr(), y.data_ptr(), rows, dim, gate_up_T2F.stride(0), dim))
+        args = abi.GluArgs(
+            gate_up_T2F.data_ptr(),
+            y.data_ptr(),
+            rows,
+            dim,
+            gate_up_T2F.stride(0),
+            dim,
+            activation_struct(activation),
+        )
+        self._do(args)
         return y
 
     def concat(self, a: Tensor, b: Tensor) -> Tensor:
@@ -381,7 +404,15 @@ class NativeOps:
         )
         self._do(args, cache_args, plan_args, cache, rows)
 
-    def attention(self, q_TNH: Tensor, cache: KvCache, rows: RowPlan, spec: AttentionSpec) -> Tensor:
+    def attention(
+        self,
+        q_TNH: Tensor,
+        cache: KvCache,
+        rows: RowPlan,
+        spec: AttentionSpec,
+        *,
+        sinks_N: Tensor | None = None,
+    ) -> Tensor:
         """See `Ops.attention`."""
         q_TNH = rows_contiguous(q_TNH)
         num_rows, heads, _ = q_TNH.shape
@@ -391,6 +422,7 @@ class NativeOps:
             ctypes.addressof(cache_args),
             ctypes.addressof(plan_args),
             q_TNH.data_ptr(),
+            pointer(sinks_N),
             y.data_ptr(),
             num_rows,
             heads,
@@ -401,7 +433,7 @@ class NativeOps:
             spec.window or 0,
             spec.scale,
         )
-        self._do(args, cache_args, plan_args, cache, rows)
+        self._do(args, cache_args, plan_args, cache, rows, sinks_N)
         return y
 
     def route(self, logits_TE: Tensor, spec: RouteSpec, *, bias_E: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -434,9 +466,7 @@ class NativeOps:
         x_TD: Tensor,
         experts_TK: Tensor,
         weights_TK: Tensor,
-        gate: Sequence[Weight],
-        up: Sequence[Weight],
-        down: Sequence[Weight],
+        experts: ExpertWeights,
         *,
         residual: Tensor | None = None,
         gate_up: Tensor | None = None,
@@ -445,24 +475,26 @@ class NativeOps:
         x_TD = rows_contiguous(x_TD)
         assert experts_TK.is_contiguous(), experts_TK.stride()
         assert weights_TK.is_contiguous(), weights_TK.stride()
-        y = self._empty(len(x_TD), down[0].out_features)
-        structs = [weight_structs(weights) for weights in (gate, up, down)]
+        y = self._empty(len(x_TD), experts.down[0].out_features)
+        structs = [weight_structs(weights) for weights in experts.matrices]
         args = abi.MoeArgs(
             x_TD.data_ptr(),
             experts_TK.data_ptr(),
             weights_TK.data_ptr(),
             *(ctypes.addressof(struct) for struct in structs),
+            *map(pointer, experts.biases or (None, None, None)),
             pointer(residual),
             y.data_ptr(),
             pointer(gate_up),
             len(x_TD),
-            len(gate),
+            len(experts.gate),
             experts_TK.shape[1],
             x_TD.stride(0),
             residual.stride(0) if residual is not None else 0,
             y.stride(0),
+            activation_struct(experts.activation),
         )
-        self._do(args, *structs)
+        self._do(args, *structs, experts.biases)
         return y
 
     def logprobs(

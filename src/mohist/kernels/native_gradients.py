@@ -16,11 +16,19 @@ import torch
 from torch import Tensor
 
 from mohist.kernels import abi
-from mohist.kernels.gradients import Experts, dense
+from mohist.kernels.activation import SILU, Activation
+from mohist.kernels.gradients import MoeGradients, dense
 from mohist.kernels.memory import recycled
 from mohist.kernels.native import NativeOps
-from mohist.kernels.operands import cache_struct, distribution, plan_struct, pointer, rows_contiguous
-from mohist.kernels.ops import AttentionSpec, KvCache, RouteSpec, RowPlan
+from mohist.kernels.operands import (
+    activation_struct,
+    cache_struct,
+    distribution,
+    plan_struct,
+    pointer,
+    rows_contiguous,
+)
+from mohist.kernels.ops import AttentionSpec, ExpertBiases, ExpertWeights, KvCache, RouteSpec, RowPlan
 from mohist.kernels.sampling import TokenScores
 from mohist.kernels.weight import Factors, Weight
 from mohist.types import SamplingParams
@@ -166,18 +174,19 @@ class NativeGradients:
         )
         return dx, dweight
 
-    def swiglu(self, dy_TF: Tensor, gate_up_T2F: Tensor) -> Tensor:
-        """See `Gradients.swiglu`."""
+    def glu(self, dy_TF: Tensor, gate_up_T2F: Tensor, activation: Activation = SILU) -> Tensor:
+        """See `Gradients.glu`."""
         dy_TF, gate_up_T2F = _rows(dy_TF), _rows(gate_up_T2F)
         dx_T2F = recycled.empty(*gate_up_T2F.shape)
         self._run(
-            abi.SwigluBackwardArgs(
+            abi.GluBackwardArgs(
                 gate_up_T2F.data_ptr(),
                 dy_TF.data_ptr(),
                 dx_T2F.data_ptr(),
                 *dy_TF.shape,
                 gate_up_T2F.stride(0),
                 dy_TF.stride(0),
+                activation_struct(activation),
             )
         )
         return dx_T2F
@@ -199,20 +208,30 @@ class NativeGradients:
         return dk_TGH, dv_TGV, dcache
 
     def attention(
-        self, dout_TNV: Tensor, q_TNH: Tensor, cache: KvCache, rows: RowPlan, spec: AttentionSpec
-    ) -> tuple[Tensor, KvCache]:
+        self,
+        dout_TNV: Tensor,
+        q_TNH: Tensor,
+        cache: KvCache,
+        rows: RowPlan,
+        spec: AttentionSpec,
+        *,
+        sinks_N: Grad = None,
+    ) -> tuple[Tensor, KvCache, Grad]:
         """See `Gradients.attention`."""
         dout_TNV, q_TNH = _rows(dout_TNV), _rows(q_TNH)
         dq_TNH = recycled.empty(*q_TNH.shape)
         dkeys = recycled.empty(*cache.keys.shape).zero_()
         dvalues = None if cache.values is None else recycled.empty(*cache.values.shape).zero_()
+        dsinks_TN = None if sinks_N is None else recycled.empty(*q_TNH.shape[:2])
         structs = cache_struct(cache, spec.value_dim), plan_struct(rows)
         self._run(
             abi.AttentionBackwardArgs(
                 *map(ctypes.addressof, structs),
                 q_TNH.data_ptr(),
+                pointer(sinks_N),
                 dout_TNV.data_ptr(),
                 dq_TNH.data_ptr(),
+                pointer(dsinks_TN),
                 dkeys.data_ptr(),
                 pointer(dvalues),
                 *q_TNH.shape[:2],
@@ -222,7 +241,8 @@ class NativeGradients:
                 spec.scale,
             )
         )
-        return dq_TNH, KvCache(dkeys, dvalues)
+        dsinks_N = None if dsinks_TN is None else self.bias(dsinks_TN)
+        return dq_TNH, KvCache(dkeys, dvalues), dsinks_N
 
     def route(self, dweights_TK: Tensor, logits_TE: Tensor, experts_TK: Tensor, spec: RouteSpec) -> Tensor:
         """See `Gradients.route`."""
@@ -249,12 +269,12 @@ class NativeGradients:
         x_TD: Tensor,
         experts_TK: Tensor,
         weights_TK: Tensor,
-        experts: Experts,
+        experts: ExpertWeights,
         residual_TD: Grad,
     ) -> tuple[Tensor, Grad]:
         """See `Gradients.moe_forward`: gates and ups are kept."""
         gate_up = recycled.empty(experts_TK.numel(), 2 * experts.gate[0].out_features)
-        y_TD = self._ops.moe(x_TD, experts_TK, weights_TK, *experts, residual=residual_TD, gate_up=gate_up)
+        y_TD = self._ops.moe(x_TD, experts_TK, weights_TK, experts, residual=residual_TD, gate_up=gate_up)
         return y_TD, gate_up
 
     def moe(
@@ -263,16 +283,18 @@ class NativeGradients:
         x_TD: Tensor,
         experts_TK: Tensor,
         weights_TK: Tensor,
-        experts: Experts,
+        experts: ExpertWeights,
         kept: Grad,
         *,
         wants: tuple[bool, bool, bool],
-    ) -> tuple[Tensor, Tensor, list[Grad]]:
+    ) -> MoeGradients:
         """See `Gradients.moe`."""
         assert kept is not None
         dy_TD, x_TD = _rows(dy_TD), _rows(x_TD)
         dx_TD, dweights_TK = recycled.empty(*x_TD.shape), recycled.empty(*weights_TK.shape)
-        matrices = [[dense(weight).contiguous() for weight in kind] for kind in experts]
+        matrices = [[dense(weight).contiguous() for weight in kind] for kind in experts.matrices]
+        down_bias_ED = experts.biases.down_ED if experts.biases else None
+        dbiases = ExpertBiases(*map(torch.empty_like, experts.biases)) if experts.biases else None
         gradients: list[list[Grad]] = [
             [recycled.empty(*matrix.shape) if wanted else None for matrix in kind]
             for kind, wanted in zip(matrices, wants, strict=True)
@@ -286,9 +308,11 @@ class NativeGradients:
                 kept.data_ptr(),
                 dy_TD.data_ptr(),
                 *(None if p is None else ctypes.addressof(p) for p in pointers[:3]),
+                pointer(down_bias_ED),
                 dx_TD.data_ptr(),
                 dweights_TK.data_ptr(),
                 *(None if p is None else ctypes.addressof(p) for p in pointers[3:]),
+                *map(pointer, dbiases or (None, None, None)),
                 len(x_TD),
                 len(experts.gate),
                 experts_TK.shape[1],
@@ -296,9 +320,10 @@ class NativeGradients:
                 experts.gate[0].out_features,
                 x_TD.stride(0),
                 dy_TD.stride(0),
+                activation_struct(experts.activation),
             )
         )
-        return dx_TD, dweights_TK, [gradient for kind in gradients for gradient in kind]
+        return MoeGradients(dx_TD, dweights_TK, [d for kind in gradients for d in kind], dbiases)
 
     def logprobs_forward(
         self,

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from mohist.kernels import abi
+from mohist.kernels.activation import Activation
 from mohist.kernels.ops import KvCache, RowPlan
 from mohist.kernels.weight import Weight
 from mohist.types import SamplingParams
 
 __all__ = [
     "INT32_MAX",
+    "activation_struct",
     "cache_struct",
     "distribution",
     "plan_struct",
@@ -55,6 +57,11 @@ def weight_structs(weights: Sequence[Weight]) -> ctypes.Array[abi.WeightArgs]:
         struct.data, struct.n, struct.k = w.data.data_ptr(), w.out_features, w.in_features
         struct.format = abi.FORMATS[w.format]
     return structs
+
+
+def activation_struct(activation: Activation) -> abi.ActivationArgs:
+    """mohist_activation."""
+    return abi.ActivationArgs(abi.ACTIVATIONS[activation.kind], activation.steepness, activation.limit)
 
 
 def cache_struct(cache: KvCache, value_dim: int = 0) -> abi.CacheArgs:

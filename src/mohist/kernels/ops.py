@@ -26,17 +26,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from mohist.kernels.activation import SILU, Activation
 from mohist.kernels.memory import recycled, zero_pages
 from mohist.kernels.sampling import SampledRows, SampleRow, TokenScores
 from mohist.kernels.weight import PANEL, Weight
 from mohist.types import SamplingParams
 
-__all__ = ["LANES", "AttentionSpec", "KvCache", "Ops", "RouteSpec", "RowPlan"]
+__all__ = [
+    "LANES",
+    "AttentionSpec",
+    "ExpertBiases",
+    "ExpertWeights",
+    "KvCache",
+    "Ops",
+    "RouteSpec",
+    "RowPlan",
+]
 
 LANES = PANEL
 """Tokens of a key group, rows of a weight panel and lanes of a sum: one wide vector of float32."""
@@ -76,6 +86,29 @@ class RouteSpec:
     """Divide the chosen scores by their sum."""
     scale: float = 1.0
     """Multiplies the weights last."""
+
+
+class ExpertBiases(NamedTuple):
+    """What every expert adds to its gates, ups and downs."""
+
+    gate_EF: Tensor
+    up_EF: Tensor
+    down_ED: Tensor
+
+
+class ExpertWeights(NamedTuple):
+    """What the experts of a layer are made of: of each kind a matrix an expert, alike in shape and format."""
+
+    gate: Sequence[Weight]
+    up: Sequence[Weight]
+    down: Sequence[Weight]
+    biases: ExpertBiases | None = None
+    activation: Activation = SILU
+
+    @property
+    def matrices(self) -> tuple[Sequence[Weight], Sequence[Weight], Sequence[Weight]]:
+        """Gates, ups and downs."""
+        return self.gate, self.up, self.down
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,18 +226,21 @@ class Ops(Protocol):
         """
         ...
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None = None) -> Tensor:
         """Normalise rows: (x * r) * weight, r = 1 / sqrt(s / D + eps), s the 16-lane sum of x*x (by fma).
 
-        x is [T, D] or [T, N, H] (every head alone); weight [D] or [H].
+        x is [T, D] or [T, N, H] (every head alone); weight [D] or [H]. Then, if x is [T, D], residual + that
+        if given.
         """
         ...
 
-    def rope_angles(self, positions_T: Tensor, inv_freq_R: Tensor, scale: float) -> Tensor:
+    def rope_angles(
+        self, positions_T: Tensor, inv_freq_R: Tensor, scales_S: Tensor, *, period: int = 1
+    ) -> Tensor:
         """cos and sin of position * inv_freq: [T, 2, R], cos first.
 
         The angle is the float64 product of the int32 position and the float32 frequency; cos and sin are
-        rounded to float32 and then multiplied by `scale` as float32.
+        rounded to float32 and then multiplied by number `position // period` of `scales_S`, or by the last.
         """
         ...
 
@@ -216,8 +252,14 @@ class Ops(Protocol):
         """
         ...
 
-    def swiglu(self, gate_up_T2F: Tensor) -> Tensor:
-        """(g / (1 + exp(-g))) * u for the halves g, u of every row, g first: [T, F]."""
+    def glu(self, gate_up_T2F: Tensor, activation: Activation = SILU) -> Tensor:
+        """The gated halves g, u of every row, g first: [T, F].
+
+        silu          (g / (1 + exp(-g))) * u
+        gelu_tanh     (g / (1 + exp(-(g * fma(g * g, b, a))))) * u, a = 2 sqrt(2/pi) and b = 0.044715 a,
+                      which is u * g/2 (1 + tanh(sqrt(2/pi) (g + 0.044715 g^3)))
+        clamped_silu  (u' + 1) * (g' / (1 + exp(-(steepness * g')))), g' = min(g, limit), u' within +-limit
+        """
         ...
 
     def concat(self, a: Tensor, b: Tensor) -> Tensor:
@@ -228,7 +270,15 @@ class Ops(Protocol):
         """Write every row's key and value (None when latent) where `rows` says, in place."""
         ...
 
-    def attention(self, q_TNH: Tensor, cache: KvCache, rows: RowPlan, spec: AttentionSpec) -> Tensor:
+    def attention(
+        self,
+        q_TNH: Tensor,
+        cache: KvCache,
+        rows: RowPlan,
+        spec: AttentionSpec,
+        *,
+        sinks_N: Tensor | None = None,
+    ) -> Tensor:
         """Causal softmax attention of every row over the stored keys of its sequence: [T, N, V].
 
         For the row at position p and head n, which reads key/value head n // (N / G), with token j running
@@ -236,6 +286,8 @@ class Ops(Protocol):
 
             s_j = scale * (chain over d of q_d * k_jd);  m = max s_j;  e_j = exp(s_j - m)
             out_d = (chain over j of e_j * v_jd) / (16-lane sum of e_j, lane j modulo 16)
+
+        With sinks, m is at least the head's sink and the sum has exp(sink - m) added to it last.
         """
         ...
 
@@ -255,15 +307,14 @@ class Ops(Protocol):
         x_TD: Tensor,
         experts_TK: Tensor,
         weights_TK: Tensor,
-        gate: Sequence[Weight],
-        up: Sequence[Weight],
-        down: Sequence[Weight],
+        experts: ExpertWeights,
         *,
         residual: Tensor | None = None,
     ) -> Tensor:
         """Weighted sum of every row's chosen feed-forwards: [T, D].
 
-        y_k = linear(swiglu(linear(x, [gate[e], up[e]])), [down[e]]) with e = experts[t, k];
+        y_k = linear(glu(linear(x, [gate[e], up[e]])), [down[e]]) with e = experts_TK[t, k], each `linear`
+        with the expert's bias if it has any;
         acc = fma(weights[t, k], y_k, acc) over k ascending from 0; then residual + acc if given.
         """
         ...

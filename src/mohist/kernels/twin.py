@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mohist.kernels.ops import LANES, AttentionSpec, KvCache, RouteSpec, RowPlan
+from mohist.kernels.activation import SILU, Activation
+from mohist.kernels.ops import LANES, AttentionSpec, ExpertWeights, KvCache, RouteSpec, RowPlan
 from mohist.kernels.sampling import SampledRows, SampleRow, TokenScores, sample_twin, score_twin
 from mohist.kernels.weight import BLOCK, PANEL, Weight, is_quantized
 from mohist.types import SamplingParams
@@ -54,14 +55,18 @@ class TorchOps:
         """See `Ops.linear_grouped`."""
         return torch.stack([_matmul(x_TNK[:, n], weight) for n, weight in enumerate(weights)], dim=1)
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None = None) -> Tensor:
         """See `Ops.rms_norm`."""
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+        y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+        return y if residual is None else residual + y
 
-    def rope_angles(self, positions_T: Tensor, inv_freq_R: Tensor, scale: float) -> Tensor:
+    def rope_angles(
+        self, positions_T: Tensor, inv_freq_R: Tensor, scales_S: Tensor, *, period: int = 1
+    ) -> Tensor:
         """See `Ops.rope_angles`."""
         angles_TR = positions_T.double()[:, None] * inv_freq_R.double()
-        return torch.stack((angles_TR.cos(), angles_TR.sin()), dim=1).float() * scale
+        scale_T = scales_S[(positions_T // period).clamp(max=len(scales_S) - 1).long()]
+        return torch.stack((angles_TR.cos(), angles_TR.sin()), dim=1).float() * scale_T[:, None, None]
 
     def rope(self, x_TNH: Tensor, cos_sin_T2R: Tensor, *, interleaved: bool, offset: int = 0) -> Tensor:
         """See `Ops.rope`."""
@@ -76,10 +81,15 @@ class TorchOps:
         turned = torch.stack(pair, dim=-1).flatten(-2) if interleaved else torch.cat(pair, dim=-1)
         return torch.cat((x_TNH[..., :offset], turned, x_TNH[..., end:]), dim=-1)
 
-    def swiglu(self, gate_up_T2F: Tensor) -> Tensor:
-        """See `Ops.swiglu`."""
+    def glu(self, gate_up_T2F: Tensor, activation: Activation = SILU) -> Tensor:
+        """See `Ops.glu`."""
         gate_TF, up_TF = gate_up_T2F.chunk(2, dim=-1)
-        return F.silu(gate_TF) * up_TF
+        if activation.kind == "silu":
+            return F.silu(gate_TF) * up_TF
+        if activation.kind == "gelu_tanh":
+            return F.gelu(gate_TF, approximate="tanh") * up_TF
+        gate_TF, up_TF = gate_TF.clamp(max=activation.limit), up_TF.clamp(-activation.limit, activation.limit)
+        return (up_TF + 1) * gate_TF * (activation.steepness * gate_TF).sigmoid()
 
     def concat(self, a: Tensor, b: Tensor) -> Tensor:
         """See `Ops.concat`."""
@@ -93,10 +103,18 @@ class TorchOps:
             assert v_TGV is not None
             cache.values[block_T, :, slot_T] = v_TGV
 
-    def attention(self, q_TNH: Tensor, cache: KvCache, rows: RowPlan, spec: AttentionSpec) -> Tensor:
+    def attention(
+        self,
+        q_TNH: Tensor,
+        cache: KvCache,
+        rows: RowPlan,
+        spec: AttentionSpec,
+        *,
+        sinks_N: Tensor | None = None,
+    ) -> Tensor:
         """See `Ops.attention`."""
         parts = [
-            _attend(q_TNH[start:end], keys_GLH, values_GLV, rows.positions_T[start:end], spec)
+            _attend(q_TNH[start:end], keys_GLH, values_GLV, rows.positions_T[start:end], spec, sinks_N)
             for start, end, keys_GLH, values_GLV in _sequences(cache, rows, spec)
         ]
         return torch.cat(parts)
@@ -121,18 +139,20 @@ class TorchOps:
         x_TD: Tensor,
         experts_TK: Tensor,
         weights_TK: Tensor,
-        gate: Sequence[Weight],
-        up: Sequence[Weight],
-        down: Sequence[Weight],
+        experts: ExpertWeights,
         *,
         residual: Tensor | None = None,
     ) -> Tensor:
         """See `Ops.moe`."""
+        gate, up, down, biases, activation = experts
         y_TKD = x_TD.new_zeros(*experts_TK.shape, x_TD.shape[1])
         for expert in experts_TK.unique().tolist():
             row, k = torch.where(experts_TK == expert)
-            hidden = self.swiglu(self.linear(x_TD[row], (gate[expert], up[expert])))
-            y_TKD = y_TKD.index_put((row, k), self.linear(hidden, (down[expert],)))
+            gate_up_bias = torch.cat((biases.gate_EF[expert], biases.up_EF[expert])) if biases else None
+            gate_up = self.linear(x_TD[row], (gate[expert], up[expert]), bias=gate_up_bias)
+            down_bias = biases.down_ED[expert] if biases else None
+            y = self.linear(self.glu(gate_up, activation), (down[expert],), bias=down_bias)
+            y_TKD = y_TKD.index_put((row, k), y)
         y_TD = (weights_TK[..., None] * y_TKD).sum(1)
         return y_TD if residual is None else residual + y_TD
 
@@ -227,7 +247,12 @@ def _sequences(
 
 
 def _attend(
-    q_tNH: Tensor, keys_GLH: Tensor, values_GLV: Tensor, positions_t: Tensor, spec: AttentionSpec
+    q_tNH: Tensor,
+    keys_GLH: Tensor,
+    values_GLV: Tensor,
+    positions_t: Tensor,
+    spec: AttentionSpec,
+    sinks_N: Tensor | None,
 ) -> Tensor:
     q_GMtH = q_tNH.unflatten(1, (spec.num_kv_heads, -1)).permute(1, 2, 0, 3)
     scores_GMtL = torch.matmul(q_GMtH, keys_GLH[:, None].transpose(2, 3)) * spec.scale
@@ -235,5 +260,10 @@ def _attend(
     hidden_tL = distance_tL < 0
     if spec.window is not None:
         hidden_tL |= distance_tL >= spec.window
-    probs_GMtL = scores_GMtL.masked_fill(hidden_tL, float("-inf")).softmax(-1)
+    scores_GMtL = scores_GMtL.masked_fill(hidden_tL, float("-inf"))
+    if sinks_N is None:
+        probs_GMtL = scores_GMtL.softmax(-1)
+    else:
+        sinks_GMt1 = sinks_N.view(spec.num_kv_heads, -1, 1, 1).expand(*scores_GMtL.shape[:3], 1)
+        probs_GMtL = torch.cat((scores_GMtL, sinks_GMt1), dim=-1).softmax(-1)[..., :-1]
     return torch.matmul(probs_GMtL, values_GLV[:, None]).permute(2, 0, 1, 3).flatten(1, 2)

@@ -23,7 +23,16 @@ _BLOCK_SIZE = 32
 class Attend(Protocol):
     """Stores the rows' keys and values where they belong, then lets every row attend to its sequence."""
 
-    def __call__(self, spec: AttentionSpec, q_TNH: Tensor, k_TGH: Tensor, v_TGV: Tensor | None, /) -> Tensor:
+    def __call__(
+        self,
+        spec: AttentionSpec,
+        q_TNH: Tensor,
+        k_TGH: Tensor,
+        v_TGV: Tensor | None,
+        /,
+        *,
+        sinks_N: Tensor | None = None,
+    ) -> Tensor:
         """Attended values [T, N, V]; v is None where the value is part of the key (see `AttentionSpec`)."""
         ...
 
@@ -69,14 +78,23 @@ class PackedAttend:
         """int32 [T]: the position of every row, for the decoder's rope."""
         return self.rows.positions_T
 
-    def __call__(self, spec: AttentionSpec, q_TNH: Tensor, k_TGH: Tensor, v_TGV: Tensor | None, /) -> Tensor:
+    def __call__(
+        self,
+        spec: AttentionSpec,
+        q_TNH: Tensor,
+        k_TGH: Tensor,
+        v_TGV: Tensor | None,
+        /,
+        *,
+        sinks_N: Tensor | None = None,
+    ) -> Tensor:
         """See `Attend`."""
         cache = self._cache(spec)
         self._ops.store(cache, self.rows, k_TGH, v_TGV)
         if self._copies is not None:
             values = None if v_TGV is None else v_TGV.index_select(0, self._copied_T)
             self._ops.store(cache, self._copies, k_TGH.index_select(0, self._copied_T), values)
-        return self._ops.attention(q_TNH, cache, self.rows, spec)
+        return self._ops.attention(q_TNH, cache, self.rows, spec, sinks_N=sinks_N)
 
     def _cache(self, spec: AttentionSpec) -> KvCache:
         """Fresh when gradients are recorded, since they read it later; else shared by layers of one shape."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mohist.errors import ModelError
+from mohist.kernels.activation import SILU, Activation
 
 __all__ = [
     "DecoderConfig",
@@ -16,6 +17,7 @@ __all__ = [
     "Llama3Scaling",
     "MlaConfig",
     "MoeConfig",
+    "QueryGrowth",
     "RopeConfig",
     "TableScaling",
     "YarnScaling",
@@ -68,6 +70,15 @@ class TableScaling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QueryGrowth:
+    """Queries times 1 + beta ln(1 + floor(position / period)), so that far keys are not drowned (Llama 4)."""
+
+    beta: float
+    period: int
+    """Tokens between one step of the scale and the next."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RopeConfig:
     """Rotary position embedding of the first `dim` entries of a head (for MLA: of its rope part)."""
 
@@ -77,6 +88,8 @@ class RopeConfig:
     interleaved: bool = False
     """Pairs are neighbours (2i, 2i+1) instead of halves (i, i + dim/2)."""
     scaling: LinearScaling | Llama3Scaling | YarnScaling | TableScaling | None = None
+    query_growth: QueryGrowth | None = None
+    """Scales what is rotated of a query; attention that has this must rotate the whole head."""
 
     def __post_init__(self) -> None:
         _require(self.dim > 0 and self.dim % 2 == 0, "rope dim", self.dim, "a positive even number")
@@ -101,6 +114,8 @@ class GqaConfig:
     """RMSNorm of queries and of keys before rope: of every head, or of all heads as one long row."""
     window: int | None = None
     """Tokens that a query sees, itself included; None sees all."""
+    sinks: bool = False
+    """A trained score for each head joins its softmax and takes a share of it to nowhere (gpt-oss)."""
 
     def __post_init__(self) -> None:
         groups = self.num_kv_heads
@@ -117,6 +132,9 @@ class GqaConfig:
             _require(
                 rotated <= self.head_dim, "rope dim", rotated, f"at most {self.head_dim}, the head's width"
             )
+            whole = self.rope.query_growth is None or rotated == self.head_dim
+            _require(whole, "rope dim", rotated, f"{self.head_dim}, the head's width, for queries to grow")
+        _require(self.window is None or self.window > 0, "window", self.window, "positive or None")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +156,8 @@ class MlaConfig:
         for name in ("num_heads", "kv_rank", "nope_dim", "value_dim"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
         _require(self.q_rank is None or self.q_rank > 0, "q_rank", self.q_rank, "positive or None")
+        growth = self.rope.query_growth
+        _require(growth is None, "query_growth", growth, "None: half of these heads is not rotated")
 
     @property
     def rope_dim(self) -> int:
@@ -147,11 +167,12 @@ class MlaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DenseConfig:
-    """One SwiGLU feed-forward."""
+    """One gated feed-forward."""
 
     width: int
     bias: bool = False
     """On gate, up and down."""
+    activation: Activation = SILU
 
     def __post_init__(self) -> None:
         _require(self.width > 0, "width", self.width, "positive")
@@ -159,7 +180,7 @@ class DenseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MoeConfig:
-    """Routed SwiGLU experts, beside a shared one that every token takes."""
+    """Routed gated feed-forwards, the experts, beside a shared one that every token takes."""
 
     num_experts: int
     top_k: int
@@ -179,6 +200,9 @@ class MoeConfig:
     """Whether the chosen scores are divided by their sum."""
     scale: float = 1.0
     """Multiplies the weights of the chosen."""
+    biases: bool = False
+    """Biases on the router's logits and on every projection of the routed experts."""
+    activation: Activation = SILU
 
     def __post_init__(self) -> None:
         groups = self.num_groups
@@ -197,6 +221,8 @@ class LayerConfig:
 
     mixer: GqaConfig | MlaConfig
     mlp: DenseConfig | MoeConfig
+    post_norms: bool = False
+    """Whether an RMSNorm also follows each of the two, before it is added to the residual path."""
 
 
 @dataclass(frozen=True, kw_only=True)

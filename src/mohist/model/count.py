@@ -65,7 +65,8 @@ def _layer(
     config: DecoderConfig, layer: LayerConfig, mlp: Callable[[int, DenseConfig | MoeConfig], int]
 ) -> int:
     hidden = config.hidden_size
-    return 2 * hidden + _mixer(hidden, layer.mixer) + mlp(hidden, layer.mlp)
+    norms = 4 if layer.post_norms else 2
+    return norms * hidden + _mixer(hidden, layer.mixer) + mlp(hidden, layer.mlp)
 
 
 def _mixer(hidden: int, mixer: GqaConfig | MlaConfig) -> int:
@@ -77,7 +78,7 @@ def _mixer(hidden: int, mixer: GqaConfig | MlaConfig) -> int:
         unfold = mixer.kv_rank * mixer.num_heads * (mixer.nope_dim + mixer.value_dim)
         return query + latent + unfold + mixer.num_heads * mixer.value_dim * hidden
     query, kv = mixer.num_heads * mixer.head_dim, mixer.num_kv_heads * mixer.head_dim
-    biases = (query + 2 * kv) * mixer.qkv_bias + hidden * mixer.output_bias
+    biases = (query + 2 * kv) * mixer.qkv_bias + hidden * mixer.output_bias + mixer.num_heads * mixer.sinks
     norms = {None: 0, "head": 2 * mixer.head_dim, "projection": query + kv}[mixer.qk_norm]
     return hidden * (2 * query + 2 * kv) + biases + norms
 
@@ -85,14 +86,18 @@ def _mixer(hidden: int, mixer: GqaConfig | MlaConfig) -> int:
 def _mlp(hidden: int, mlp: DenseConfig | MoeConfig) -> int:
     if isinstance(mlp, DenseConfig):
         return 3 * hidden * mlp.width + (2 * mlp.width + hidden) * mlp.bias
-    return _active_mlp(hidden, mlp) + 3 * hidden * mlp.width * (mlp.num_experts - mlp.top_k)
+    return _active_mlp(hidden, mlp) + _expert(hidden, mlp) * (mlp.num_experts - mlp.top_k)
 
 
 def _active_mlp(hidden: int, mlp: DenseConfig | MoeConfig) -> int:
     if isinstance(mlp, DenseConfig):
         return 3 * hidden * mlp.width + (2 * mlp.width + hidden) * mlp.bias
-    router = mlp.num_experts * (hidden + mlp.selection_bias)
-    return router + 3 * hidden * (mlp.width * mlp.top_k + mlp.shared_width)
+    router = mlp.num_experts * (hidden + mlp.selection_bias + mlp.biases)
+    return router + _expert(hidden, mlp) * mlp.top_k + 3 * hidden * mlp.shared_width
+
+
+def _expert(hidden: int, mlp: MoeConfig) -> int:
+    return 3 * hidden * mlp.width + (2 * mlp.width + hidden) * mlp.biases
 
 
 def _cache(mixer: GqaConfig | MlaConfig) -> int:

@@ -11,11 +11,11 @@ from torch.utils.checkpoint import checkpoint
 
 from mohist.kernels.ops import AttentionSpec, Ops
 from mohist.kernels.sampling import TokenScores
+from mohist.model.angles import Angles, AngleTable
 from mohist.model.attend import Attend
 from mohist.model.config import DecoderConfig, LayerConfig, MlaConfig, MoeConfig, RopeConfig
-from mohist.model.feedforward import MixtureOfExperts, SwiGlu
+from mohist.model.feedforward import Glu, MixtureOfExperts
 from mohist.model.mixers import LatentAttention, SoftmaxAttention, attention_spec
-from mohist.model.rope import cos_sin_scale, inverse_frequencies
 from mohist.model.tensors import Matrix, Vector
 from mohist.types import SamplingParams
 
@@ -34,10 +34,7 @@ class Decoder(nn.Module):
         self.recompute = False
         """Keep only what enters each block for the backward pass, and compute the rest again there."""
         ropes = dict.fromkeys(rope for layer in config.layers if (rope := layer.mixer.rope) is not None)
-        self._inv_freq_R = {
-            rope: torch.tensor(inverse_frequencies(rope), dtype=torch.float32, device=ops.device)
-            for rope in ropes
-        }
+        self._angle_tables = {rope: AngleTable(rope, config.max_positions, ops) for rope in ropes}
         self.embed = Matrix(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer, i, ops) for i, layer in enumerate(config.layers))
         self.norm = Vector(config.hidden_size)
@@ -99,8 +96,8 @@ class Decoder(nn.Module):
         """Every tensor by name, in order."""
         return {name: m for name, m in self.named_modules() if isinstance(m, Matrix | Vector)}
 
-    def _through(self, layer: nn.Module, x_TD: Tensor, cos_sin_T2R: Tensor | None, attend: Attend) -> Tensor:
-        inputs = (x_TD, cos_sin_T2R, attend)
+    def _through(self, layer: nn.Module, x_TD: Tensor, angles: Angles | None, attend: Attend) -> Tensor:
+        inputs = (x_TD, angles, attend)
         if not (self.recompute and torch.is_grad_enabled()):
             return layer(*inputs)
         return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
@@ -108,16 +105,12 @@ class Decoder(nn.Module):
     def _head(self) -> Matrix:
         return self.embed if self.head is None else self.head
 
-    def _angles(self, positions_T: Tensor) -> dict[RopeConfig | None, Tensor]:
-        """cos and sin [T, 2, R] of every rope that any layer has."""
-        return {
-            rope: self.ops.rope_angles(positions_T, inv_freq_R, cos_sin_scale(rope))
-            for rope, inv_freq_R in self._inv_freq_R.items()
-        }
+    def _angles(self, positions_T: Tensor) -> dict[RopeConfig | None, Angles]:
+        return {rope: table.at(positions_T) for rope, table in self._angle_tables.items()}
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + mlp(norm(x))."""
+    """x + mixer(norm(x)), then x + mlp(norm(x)); with `post_norms`, x + norm(mixer(norm(x))) and so on."""
 
     def __init__(self, config: DecoderConfig, layer: LayerConfig, index: int, ops: Ops) -> None:
         super().__init__()
@@ -130,18 +123,30 @@ class Block(nn.Module):
         else:
             eps = config.norm_eps
             self.mixer = SoftmaxAttention(layer.mixer, layer=index, hidden_size=hidden, norm_eps=eps, ops=ops)
+        self.mixer_post_norm = Vector(hidden) if layer.post_norms else None
         self.mlp_norm = Vector(hidden)
-        self.mlp: MixtureOfExperts | SwiGlu
+        self.mlp: MixtureOfExperts | Glu
         if isinstance(layer.mlp, MoeConfig):
             self.mlp = MixtureOfExperts(layer.mlp, hidden_size=hidden, ops=ops)
         else:
-            self.mlp = SwiGlu(layer.mlp, hidden_size=hidden, ops=ops)
+            self.mlp = Glu(layer.mlp, hidden_size=hidden, ops=ops)
+        self.mlp_post_norm = Vector(hidden) if layer.post_norms else None
 
-    def forward(self, x_TD: Tensor, cos_sin_T2R: Tensor | None, attend: Attend) -> Tensor:
+    def forward(self, x_TD: Tensor, angles: Angles | None, attend: Attend) -> Tensor:
         """The next layer's input, [T, D]."""
-        normed_TD = self.ops.rms_norm(x_TD, self.mixer_norm.value, self.norm_eps)
-        x_TD = self.mixer(normed_TD, cos_sin_T2R, attend, x_TD)
-        return self.mlp(self.ops.rms_norm(x_TD, self.mlp_norm.value, self.norm_eps), x_TD)
+        normed_TD = self._norm(self.mixer_norm, x_TD)
+        if self.mixer_post_norm is None:
+            x_TD = self.mixer(normed_TD, angles, attend, x_TD)
+        else:
+            mixed_TD = self.mixer(normed_TD, angles, attend, None)
+            x_TD = self._norm(self.mixer_post_norm, mixed_TD, x_TD)
+        normed_TD = self._norm(self.mlp_norm, x_TD)
+        if self.mlp_post_norm is None:
+            return self.mlp(normed_TD, x_TD)
+        return self._norm(self.mlp_post_norm, self.mlp(normed_TD, None), x_TD)
+
+    def _norm(self, norm: Vector, x_TD: Tensor, residual_TD: Tensor | None = None) -> Tensor:
+        return self.ops.rms_norm(x_TD, norm.value, self.norm_eps, residual=residual_TD)
 
 
 class MtpModule(nn.Module):
@@ -161,11 +166,11 @@ class MtpModule(nn.Module):
         self.norm = Vector(config.hidden_size)
 
     def forward(
-        self, hidden_TD: Tensor, embedding_TD: Tensor, cos_sin_T2R: Tensor | None, attend: Attend
+        self, hidden_TD: Tensor, embedding_TD: Tensor, angles: Angles | None, attend: Attend
     ) -> Tensor:
         """Hidden states [T, D] after the module's own norm."""
         ops, eps = self.ops, self.norm_eps
         embedding_TD = ops.rms_norm(embedding_TD, self.embed_norm.value, eps)
         both = ops.concat(embedding_TD, ops.rms_norm(hidden_TD, self.hidden_norm.value, eps))
-        x_TD = self.block(ops.linear(both, (self.project.weight(),)), cos_sin_T2R, attend)
+        x_TD = self.block(ops.linear(both, (self.project.weight(),)), angles, attend)
         return ops.rms_norm(x_TD, self.norm.value, eps)

@@ -1,4 +1,4 @@
-"""Feed-forwards: dense SwiGLU, and routed experts beside a shared one.
+"""Feed-forwards: dense and gated, and routed experts beside a shared one.
 
 Shape suffixes: T packed rows, D hidden, F width, E experts, K chosen experts.
 """
@@ -10,20 +10,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mohist.kernels.ops import Ops, RouteSpec
-from mohist.kernels.weight import Weight
+from mohist.kernels.ops import ExpertBiases, ExpertWeights, Ops, RouteSpec
 from mohist.model.config import DenseConfig, MoeConfig
 from mohist.model.tensors import FusedVector, Matrix, Vector
 
-__all__ = ["Experts", "MixtureOfExperts", "Routing", "SwiGlu", "route_spec"]
+__all__ = ["Experts", "Glu", "MixtureOfExperts", "Routing", "route_spec"]
 
 
-class SwiGlu(nn.Module):
-    """down(silu(gate(x)) * up(x))."""
+class Glu(nn.Module):
+    """down(act(gate(x)) * up(x))."""
 
     def __init__(self, mlp: DenseConfig, *, hidden_size: int, ops: Ops) -> None:
         super().__init__()
-        self.ops = ops
+        self.ops, self.activation = ops, mlp.activation
         self.gate = Matrix(mlp.width, hidden_size)
         self.up = Matrix(mlp.width, hidden_size)
         self.down = Matrix(hidden_size, mlp.width)
@@ -37,7 +36,7 @@ class SwiGlu(nn.Module):
         """residual + feed-forward(x): [T, D]."""
         bias = self.gate_up_bias.value() if self.gate_up_bias else None
         gate_up_T2F = self.ops.linear(x_TD, (self.gate.weight(), self.up.weight()), bias=bias)
-        hidden_TF = self.ops.swiglu(gate_up_T2F)
+        hidden_TF = self.ops.glu(gate_up_T2F, self.activation)
         down_bias = self.down_bias.value if self.down_bias else None
         return self.ops.linear(hidden_TF, (self.down.weight(),), bias=down_bias, residual=residual_TD)
 
@@ -58,38 +57,49 @@ class MixtureOfExperts(nn.Module):
         self.router = Matrix(mlp.num_experts, hidden_size)
         # Trained by counting loads, not by gradients.
         self.router_bias = Vector(mlp.num_experts, trainable=False) if mlp.selection_bias else None
-        self.experts = Experts(mlp.num_experts, mlp.width, hidden_size)
-        self.shared: SwiGlu | None = None
+        self.logit_bias = Vector(mlp.num_experts) if mlp.biases else None
+        self.experts = Experts(mlp, hidden_size)
+        self.shared: Glu | None = None
         if mlp.shared_width:
-            self.shared = SwiGlu(DenseConfig(width=mlp.shared_width), hidden_size=hidden_size, ops=ops)
+            shared = DenseConfig(width=mlp.shared_width, activation=mlp.activation)
+            self.shared = Glu(shared, hidden_size=hidden_size, ops=ops)
         self.routings: list[Routing] | None = None
         """Where training balances experts: a list that every forward pass with gradients adds to."""
 
     def forward(self, x_TD: Tensor, residual_TD: Tensor | None) -> Tensor:
         """residual + shared(x) + routed(x): [T, D]."""
         bias_E = self.router_bias.value if self.router_bias else None
-        logits_TE = self.ops.linear(x_TD, (self.router.weight(),))
+        logit_bias_E = self.logit_bias.value if self.logit_bias else None
+        logits_TE = self.ops.linear(x_TD, (self.router.weight(),), bias=logit_bias_E)
         experts_TK, weights_TK = self.ops.route(logits_TE, self.spec, bias_E=bias_E)
         if self.routings is not None and torch.is_grad_enabled():
             self.routings.append(Routing(logits_TE, experts_TK))
         if self.shared is not None:
             residual_TD = self.shared(x_TD, residual_TD)
-        matrices = self.experts.weights()
-        return self.ops.moe(x_TD, experts_TK, weights_TK, *matrices, residual=residual_TD)
+        return self.ops.moe(x_TD, experts_TK, weights_TK, self.experts.weights(), residual=residual_TD)
 
 
 class Experts(nn.Module):
-    """The matrices of the routed experts."""
+    """The matrices of the routed experts, and their biases if they have any."""
 
-    def __init__(self, num_experts: int, width: int, hidden_size: int) -> None:
+    def __init__(self, mlp: MoeConfig, hidden_size: int) -> None:
         super().__init__()
-        self.gate = Matrix(width, hidden_size, num_groups=num_experts)
-        self.up = Matrix(width, hidden_size, num_groups=num_experts)
-        self.down = Matrix(hidden_size, width, num_groups=num_experts)
+        count, width = mlp.num_experts, mlp.width
+        self.activation, self.has_biases = mlp.activation, mlp.biases
+        self.gate = Matrix(width, hidden_size, num_groups=count)
+        self.up = Matrix(width, hidden_size, num_groups=count)
+        self.down = Matrix(hidden_size, width, num_groups=count)
+        if mlp.biases:
+            self.gate_bias, self.up_bias = Vector(count, width), Vector(count, width)
+            self.down_bias = Vector(count, hidden_size)
 
-    def weights(self) -> tuple[tuple[Weight, ...], tuple[Weight, ...], tuple[Weight, ...]]:
-        """Gates, ups and downs, one of each per expert."""
-        return self.gate.weights(), self.up.weights(), self.down.weights()
+    def weights(self) -> ExpertWeights:
+        """As the kernels take them."""
+        biases = None
+        if self.has_biases:
+            biases = ExpertBiases(self.gate_bias.value, self.up_bias.value, self.down_bias.value)
+        matrices = self.gate.weights(), self.up.weights(), self.down.weights()
+        return ExpertWeights(*matrices, biases, self.activation)
 
 
 def route_spec(mlp: MoeConfig) -> RouteSpec:

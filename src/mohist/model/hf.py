@@ -12,6 +12,7 @@ from mohist.model.config import (
     GqaConfig,
     LinearScaling,
     Llama3Scaling,
+    QueryGrowth,
     RopeConfig,
     TableScaling,
     YarnScaling,
@@ -165,26 +166,32 @@ def rope_from_hf(
     interleaved: bool = False,
     theta: float = 10_000.0,
     share: float = 1.0,
+    grows: bool = False,
 ) -> RopeConfig:
     """Rope from `rope_parameters` (transformers 5), or from `rope_theta` and `rope_scaling` (before).
 
-    `theta` and `share` (of a head's entries that are rotated) are used where the config has none.
+    `theta` and `share` (of a head's entries that are rotated) are used where the config has none; `grows`
+    says that the family reads Llama 4's scale of queries.
     """
     theta = fields.number("rope_theta", theta)
     share = fields.number("partial_rotary_factor", share)
     section, old = fields.section("rope_parameters"), fields.section("rope_scaling")
     section = section or old
-    scaling = None
+    scaling, growth = None, None
     if section is not None:
         theta = section.number("rope_theta", theta)
         share = section.number("partial_rotary_factor", share)
         scaling = _scaling_from_hf(section, max_positions)
+        if grows:
+            growth = _growth_from_hf(section)
+            section.skip("max_position_embeddings")
         section.close()
     return RopeConfig(
         dim=int(head_dim * share),
         theta=theta,
         interleaved=interleaved,
         scaling=scaling,
+        query_growth=growth,
     )
 
 
@@ -256,10 +263,20 @@ def _scaling_from_hf(
     raise section.error("rope_type", "'default', 'linear', 'llama3' or 'yarn'")
 
 
+def _growth_from_hf(section: Fields) -> QueryGrowth | None:
+    beta = section.number("llama_4_scaling_beta", None)
+    if beta is None:
+        return None
+    return QueryGrowth(beta=beta, period=section.integer("original_max_position_embeddings"))
+
+
 def rope_to_hf(rope: RopeConfig, *, head_dim: int) -> dict[str, Any]:
     """Rope in both spellings: transformers before version 5 reads only the old one."""
-    scaling = _scaling_to_hf(rope)
+    scaling, growth = _scaling_to_hf(rope), rope.query_growth
     share = {} if rope.dim == head_dim else {"partial_rotary_factor": rope.dim / head_dim}
+    if growth is not None:
+        grown = {"llama_4_scaling_beta": growth.beta, "original_max_position_embeddings": growth.period}
+        scaling = (scaling or {"rope_type": "default"}) | grown
     new = {"rope_type": "default", "rope_theta": rope.theta, **share, **(scaling or {})}
     return {"rope_theta": rope.theta, "rope_scaling": scaling, "rope_parameters": new, **share}
 

@@ -74,14 +74,14 @@ def load_decoder(
 
 
 def init_decoder(config: DecoderConfig, ops: Ops, *, seed: int, std: float = 0.02) -> Decoder:
-    """A trainable decoder with random weights: normal matrices, norms at 1, biases at 0."""
+    """A trainable decoder with random weights: normal matrices, norms at 1, biases and sinks at 0."""
     decoder = Decoder(config, ops)
     generator = torch.Generator().manual_seed(seed)
     for name, module in decoder.tensors().items():
         if isinstance(module, Matrix):
             module.train_from((torch.randn(module.shape, generator=generator) * std).to(ops.device))
         else:
-            start = torch.zeros if name.endswith("_bias") else torch.ones
+            start = torch.zeros if name.endswith(("_bias", ".sinks")) else torch.ones
             module.fill(start(module.shape, device=ops.device), trainable=True)
     return decoder
 

@@ -10,6 +10,7 @@ import math
 from torch import Tensor, nn
 
 from mohist.kernels.ops import AttentionSpec, Ops
+from mohist.model.angles import Angles
 from mohist.model.attend import Attend
 from mohist.model.config import GqaConfig, MlaConfig
 from mohist.model.rope import mla_softmax_scale
@@ -43,7 +44,7 @@ def attention_spec(mixer: GqaConfig | MlaConfig, layer: int) -> AttentionSpec:
 
 
 class SoftmaxAttention(nn.Module):
-    """Grouped-query attention, with what families add: biases, norms, partial or no rope, a window."""
+    """Grouped-query attention, with what families add: biases, norms, partial or no rope, a window, sinks."""
 
     def __init__(self, mixer: GqaConfig, *, layer: int, hidden_size: int, norm_eps: float, ops: Ops) -> None:
         super().__init__()
@@ -59,6 +60,7 @@ class SoftmaxAttention(nn.Module):
             self.q_bias, self.k_bias, self.v_bias = Vector(query), Vector(kv), Vector(kv)
             self.qkv_bias = FusedVector(self.q_bias, self.k_bias, self.v_bias)
         self.o_bias = Vector(hidden_size) if mixer.output_bias else None
+        self.sinks = Vector(mixer.num_heads) if mixer.sinks else None
         self.q_norm: Vector | None = None
         self.k_norm: Vector | None = None
         if mixer.qk_norm is not None:
@@ -67,26 +69,30 @@ class SoftmaxAttention(nn.Module):
             self.k_norm = Vector(mixer.head_dim if per_head else kv)
 
     def forward(
-        self, x_TD: Tensor, cos_sin_T2R: Tensor | None, attend: Attend, residual_TD: Tensor | None
+        self, x_TD: Tensor, angles: Angles | None, attend: Attend, residual_TD: Tensor | None
     ) -> Tensor:
         """residual + attention(x): [T, D]."""
         ops, heads, groups = self.ops, self.config.num_heads, self.config.num_kv_heads
         bias = self.qkv_bias.value() if self.qkv_bias else None
         weights = (self.q.weight(), self.k.weight(), self.v.weight())
         qkv = ops.linear(x_TD, weights, bias=bias).view(len(x_TD), heads + 2 * groups, -1)
-        q_TNH, k_TGH = self._placed(qkv[:, : heads + groups], cos_sin_T2R)
-        out_TNH = attend(self.spec, q_TNH, k_TGH, qkv[:, heads + groups :])
+        q_TNH, k_TGH = self._placed(qkv[:, : heads + groups], angles)
+        sinks_N = self.sinks.value if self.sinks else None
+        out_TNH = attend(self.spec, q_TNH, k_TGH, qkv[:, heads + groups :], sinks_N=sinks_N)
         o_bias = self.o_bias.value if self.o_bias else None
         return ops.linear(out_TNH.flatten(1), (self.o.weight(),), bias=o_bias, residual=residual_TD)
 
-    def _placed(self, qk: Tensor, cos_sin_T2R: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _placed(self, qk: Tensor, angles: Angles | None) -> tuple[Tensor, Tensor]:
         """Queries [T, N, H] and keys [T, G, H] with norms and positions, of both side by side."""
         heads = self.config.num_heads
-        if self.config.qk_norm is None:
-            qk = self._turned(qk, cos_sin_T2R)
+        if self.config.qk_norm is None and (angles is None or angles.queries_T2R is angles.keys_T2R):
+            qk = self._turned(qk, angles and angles.keys_T2R)
             return qk[:, :heads], qk[:, heads:]
         q_TNH, k_TGH = self._normed(qk[:, :heads], self.q_norm), self._normed(qk[:, heads:], self.k_norm)
-        return self._turned(q_TNH, cos_sin_T2R), self._turned(k_TGH, cos_sin_T2R)
+        return (
+            self._turned(q_TNH, angles and angles.queries_T2R),
+            self._turned(k_TGH, angles and angles.keys_T2R),
+        )
 
     def _normed(self, x_TNH: Tensor, norm: Vector | None) -> Tensor:
         if norm is None:
@@ -127,15 +133,13 @@ class LatentAttention(nn.Module):
         self.value_up = Matrix(mixer.value_dim, latent, num_groups=heads)
         self.o = Matrix(hidden_size, heads * mixer.value_dim)
 
-    def forward(
-        self, x_TD: Tensor, cos_sin_T2R: Tensor, attend: Attend, residual_TD: Tensor | None
-    ) -> Tensor:
+    def forward(self, x_TD: Tensor, angles: Angles, attend: Attend, residual_TD: Tensor | None) -> Tensor:
         """residual + attention(x): [T, D]."""
         ops, mixer, interleaved = self.ops, self.config, self.config.rope.interleaved
         q_TNH, latent_TL, rope_key_T1R = self._project(x_TD)
         key_TL = ops.rms_norm(latent_TL, self.kv_latent_norm.value, _LATENT_EPS)
-        key_T1R = ops.rope(rope_key_T1R, cos_sin_T2R, interleaved=interleaved)
-        query_TNR = ops.rope(q_TNH[:, :, mixer.nope_dim :], cos_sin_T2R, interleaved=interleaved)
+        key_T1R = ops.rope(rope_key_T1R, angles.keys_T2R, interleaved=interleaved)
+        query_TNR = ops.rope(q_TNH[:, :, mixer.nope_dim :], angles.keys_T2R, interleaved=interleaved)
         query_TNL = ops.linear_grouped(q_TNH[:, :, : mixer.nope_dim], self.key_up.weights())
         out_TNL = attend(
             self.spec, ops.concat(query_TNL, query_TNR), ops.concat(key_TL[:, None], key_T1R), None

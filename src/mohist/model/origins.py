@@ -23,10 +23,13 @@ from mohist.weights.formats import RawTensor, TensorInfo
 from mohist.weights.quants import dequantize
 
 __all__ = [
+    "Alternate",
     "KeyPart",
     "Origin",
     "Plain",
+    "RowPart",
     "Separate",
+    "Transposed",
     "Unpermuted",
     "ValuePart",
     "assembled",
@@ -132,6 +135,30 @@ class Unpermuted(Origin):
 
 
 @dataclass(frozen=True)
+class RowPart(Origin):
+    """The upper (0) or lower (1) half of the rows of a fused matrix."""
+
+    half: int
+
+    def sources(self, shape: Shape) -> dict[str, Shape]:
+        """See `Origin`."""
+        return {self.name: (2 * shape[0], *shape[1:])}
+
+    def read(self, checkpoint: Checkpoint, shape: Shape) -> Iterator[RawTensor]:
+        """See `Origin`."""
+        raw = checkpoint.read(self.name)
+        yield _like(raw, raw.data[self.half * shape[0] :][: shape[0]], shape)
+
+    def write(self, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """See `Origin`."""
+        yield self.name, tensor
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """See `Origin`."""
+        return torch.cat(parts)
+
+
+@dataclass(frozen=True)
 class KeyPart(Origin):
     """The key rows of a fused [heads * (key rows + value rows), latent], stored transposed to ours."""
 
@@ -178,6 +205,54 @@ class ValuePart(Origin):
     def write(self, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         """See `Origin`."""
         yield self.name, tensor
+
+
+@dataclass(frozen=True)
+class Transposed(Origin):
+    """One matrix for each group, stored as [groups, columns, rows]."""
+
+    def sources(self, shape: Shape) -> dict[str, Shape]:
+        """See `Origin`."""
+        groups, rows, columns = shape
+        return {self.name: (groups, columns, rows)}
+
+    def read(self, checkpoint: Checkpoint, shape: Shape) -> Iterator[RawTensor]:
+        """See `Origin`."""
+        for group in checkpoint.read(self.name).data:
+            yield RawTensor.plain(self.name, group.T.contiguous())
+
+    def write(self, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """See `Origin`."""
+        yield self.name, tensor.transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Alternate(Origin):
+    """Every second entry, from `first` on, of the last axis of a tensor that two of ours share.
+
+    Matrices, one for each group, are stored transposed.
+    """
+
+    first: int
+
+    def sources(self, shape: Shape) -> dict[str, Shape]:
+        """See `Origin`."""
+        groups, *middle, rows = (shape[0], *reversed(shape[1:]))
+        return {self.name: (groups, *middle, 2 * rows)}
+
+    def read(self, checkpoint: Checkpoint, shape: Shape) -> Iterator[RawTensor]:
+        """See `Origin`."""
+        own = checkpoint.read(self.name).data[..., self.first :: 2]
+        for part in own if len(shape) == 3 else (own,):
+            yield RawTensor.plain(self.name, (part.T if len(shape) == 3 else part).contiguous())
+
+    def write(self, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """See `Origin`."""
+        yield self.name, tensor.transpose(1, 2) if tensor.dim() == 3 else tensor
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """See `Origin`."""
+        return torch.stack(parts, dim=-1).flatten(-2)
 
 
 def locate(origins: Mapping[str, Origin], tensor: str, num_layers: int) -> Origin:

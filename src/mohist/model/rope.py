@@ -9,9 +9,17 @@ from __future__ import annotations
 import math
 from decimal import Context, Decimal, localcontext
 
-from mohist.model.config import LinearScaling, Llama3Scaling, MlaConfig, RopeConfig, TableScaling, YarnScaling
+from mohist.model.config import (
+    LinearScaling,
+    Llama3Scaling,
+    MlaConfig,
+    QueryGrowth,
+    RopeConfig,
+    TableScaling,
+    YarnScaling,
+)
 
-__all__ = ["cos_sin_scale", "inverse_frequencies", "mla_softmax_scale"]
+__all__ = ["cos_sin_scale", "inverse_frequencies", "mla_softmax_scale", "query_scales"]
 
 _CONTEXT = Context(prec=50)
 _PI = Decimal("3.1415926535897932384626433832795028841971693993751058")
@@ -47,6 +55,14 @@ def cos_sin_scale(rope: RopeConfig) -> float:
             _mscale(scaling.factor, scaling.mscale) / _mscale(scaling.factor, scaling.mscale_all_dim)
         )
     return float(_mscale(scaling.factor, 1.0))
+
+
+def query_scales(rope: RopeConfig, growth: QueryGrowth, max_positions: int) -> tuple[float, ...]:
+    """What cos and sin of queries are multiplied by in each `growth.period` of positions."""
+    steps = range(-(-max_positions // growth.period))
+    with localcontext(_CONTEXT):
+        scale, beta = Decimal(cos_sin_scale(rope)), Decimal(growth.beta)
+        return tuple(float(scale * (1 + beta * Decimal(1 + step).ln())) for step in steps)
 
 
 def mla_softmax_scale(mixer: MlaConfig) -> float:

@@ -137,18 +137,18 @@ def packed_factors(a_RK: Tensor, b_NR: Tensor, scale: float) -> tuple[Weight, We
 
 
 class Vector(nn.Module):
-    """A norm's weight, a bias: float32 [N], or empty until filled."""
+    """A norm's weight, a bias: float32 [N], or [G, N] for one of each expert; empty until filled."""
 
-    def __init__(self, size: int, *, trainable: bool = True) -> None:
+    def __init__(self, *shape: int, trainable: bool = True) -> None:
         super().__init__()
-        self.shape = (size,)
+        self.shape = shape
         self.trainable = trainable
         self.value = nn.Parameter(torch.empty(0), requires_grad=False)
 
-    def fill(self, vector_N: Tensor, *, trainable: bool = False) -> None:
+    def fill(self, vector: Tensor, *, trainable: bool = False) -> None:
         """Hold this float32 vector; frozen, unless asked for and made for training."""
-        assert tuple(vector_N.shape) == self.shape, (vector_N.shape, self.shape)
-        self.value = nn.Parameter(vector_N, requires_grad=trainable and self.trainable)
+        assert tuple(vector.shape) == self.shape, (vector.shape, self.shape)
+        self.value = nn.Parameter(vector, requires_grad=trainable and self.trainable)
 
 
 class FusedVector:

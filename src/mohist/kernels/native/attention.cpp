@@ -34,12 +34,13 @@ struct Attention {
     const float* q;
     float* y;
     int64_t first, last;  // keys it sees
+    const float* sink;    // or null
   };
   Pair pair(const Task& task, int64_t i) const {
     const int64_t row = task.row + (task.pair + i) / group, n = task.head * group + (task.pair + i) % group;
     const int64_t last = a.plan->positions[row];
     return {a.q + row * a.q_stride + n * a.q_head_stride, a.y + row * a.y_stride + n * a.y_head_stride,
-            a.window ? std::max<int64_t>(0, last - a.window + 1) : 0, last};
+            a.window ? std::max<int64_t>(0, last - a.window + 1) : 0, last, a.sinks ? a.sinks + n : nullptr};
   }
 
   // The 16 keys of group j / 16 of a sequence, [key_dim][16].
@@ -91,7 +92,7 @@ struct Attention {
     const float lowest = -std::numeric_limits<float>::infinity();
     std::fill(e, e + (p.first - begin), lowest);
     std::fill(e + (p.last + 1 - begin), e + (end - begin), lowest);
-    vp most = fill16(lowest);
+    vp most = fill16(p.sink ? *p.sink : lowest);
     for (int64_t i = 0; i < end - begin; i += 16) most = max(most, load16(e + i));
     float m[16];
     store(m, most);
@@ -102,7 +103,7 @@ struct Attention {
       store(e + i, u);
       sum = add(sum, u);
     }
-    return fold16(sum);
+    return p.sink ? fold16(sum) + exp_scalar(*p.sink - *std::max_element(m, m + 16)) : fold16(sum);
   }
 
   // ---- values ---------------------------------------------------------------------------------------------------

@@ -195,7 +195,8 @@ class Worker {
     std::fill(ds, ds + first, 0.0f);
     std::fill(ds + end, ds + width, 0.0f);
     const vp scale = fill16(a_.scale);
-    vp most = fill16(-std::numeric_limits<float>::infinity());
+    const int64_t row = row_ + pair / all_.group, n = head_ * all_.group + pair % all_.group;
+    vp most = fill16(a_.sinks ? a_.sinks[n] : -std::numeric_limits<float>::infinity());
     for (int64_t i = 0; i < width; i += 16) most = max(most, mul(load16(p + i), scale));
     float m[16];
     store(m, most);
@@ -206,7 +207,9 @@ class Worker {
       store(p + i, u);
       sum = add(sum, u);
     }
-    const vp inverse = fill16(1.0f / fold16(sum));
+    const float sink = a_.sinks ? exp_scalar(a_.sinks[n] - *std::max_element(m, m + 16)) : 0.0f;
+    const float reciprocal = 1.0f / (fold16(sum) + sink);
+    const vp inverse = fill16(reciprocal);
     sum = fill16(0.0f);
     for (int64_t i = 0; i < width; i += 16) {
       const vp u = mul(load16(p + i), inverse);
@@ -214,6 +217,7 @@ class Worker {
       sum = fma(u, load16(ds + i), sum);
     }
     const vp mean = fill16(fold16(sum));
+    if (a_.sinks) a_.dsinks[row * a_.heads + n] = -(sink * reciprocal) * fold16(sum);
     for (int64_t i = 0; i < width; i += 16) store(ds + i, mul(mul(load16(p + i), scale), sub(load16(ds + i), mean)));
   }
 

@@ -136,6 +136,8 @@ void rms_norm(const mohist_rms_norm_args& a) {
       const float mean = squares.fold() / static_cast<float>(a.dim);
       const float scale = 1.0f / std::sqrt(mean + a.eps);
       for (int64_t k = 0; k < a.dim; k++) y[k] = x[k] * scale * a.weight[k];
+      if (a.residual)
+        for (int64_t k = 0; k < a.dim; k++) y[k] = a.residual[i * a.residual_stride + k] + y[k];
     }
 }
 
@@ -144,8 +146,9 @@ void rope_angles(const mohist_rope_angles_args& a) {
     for (int64_t r = 0; r < a.pairs; r++) {
       double cosine, sine;
       cos_sin(static_cast<double>(a.positions[t]) * static_cast<double>(a.inv_freq[r]), &cosine, &sine);
-      a.cos_sin[t * 2 * a.pairs + r] = static_cast<float>(cosine) * a.scale;
-      a.cos_sin[t * 2 * a.pairs + a.pairs + r] = static_cast<float>(sine) * a.scale;
+      const float scale = a.scales[std::min(a.positions[t] / a.period, a.num_scales - 1)];
+      a.cos_sin[t * 2 * a.pairs + r] = static_cast<float>(cosine) * scale;
+      a.cos_sin[t * 2 * a.pairs + a.pairs + r] = static_cast<float>(sine) * scale;
     }
 }
 
@@ -165,10 +168,18 @@ void rope(const mohist_rope_args& a) {
     }
 }
 
-void swiglu(const mohist_swiglu_args& a) {
+float gated(const mohist_activation& a, float gate, float up) {
+  if (a.kind == MOHIST_SILU) return silu_scalar(gate) * up;
+  if (a.kind == MOHIST_GELU_TANH) return gelu_scalar(gate) * up;
+  gate = std::min(gate, a.limit);
+  up = std::min(std::max(up, -a.limit), a.limit);
+  return (up + 1.0f) * (gate / (1.0f + exp_scalar(-(a.steepness * gate))));
+}
+
+void glu(const mohist_glu_args& a) {
   for (int64_t t = 0; t < a.rows; t++)
     for (int64_t k = 0; k < a.dim; k++)
-      a.y[t * a.y_stride + k] = silu_scalar(a.x[t * a.x_stride + k]) * a.x[t * a.x_stride + a.dim + k];
+      a.y[t * a.y_stride + k] = gated(a.activation, a.x[t * a.x_stride + k], a.x[t * a.x_stride + a.dim + k]);
 }
 
 void concat(const mohist_concat_args& a) {
@@ -239,7 +250,7 @@ void attention(const mohist_attention_args& a) {
       const float* q = a.q + t * a.q_stride + n * a.q_head_stride;
       float* y = a.y + t * a.y_stride + n * a.y_head_stride;
       e.assign(p + 1, 0.0f);
-      float largest = -std::numeric_limits<float>::infinity();
+      float largest = a.sinks ? a.sinks[n] : -std::numeric_limits<float>::infinity();
       for (int64_t j = first; j <= p; j++) {
         const Slot s = slot(cache, *a.plan, t, j);
         float acc = 0.0f;
@@ -252,7 +263,7 @@ void attention(const mohist_attention_args& a) {
         e[j] = exp_scalar(e[j] - largest);
         sum.l[j % 16] = sum.l[j % 16] + e[j];
       }
-      const float total = sum.fold();
+      const float total = a.sinks ? sum.fold() + exp_scalar(a.sinks[n] - largest) : sum.fold();
       for (int64_t d = 0; d < cache.value_dim; d++) {
         float acc = 0.0f;
         for (int64_t j = first; j <= p; j++) acc = __builtin_fmaf(e[j], slot(cache, *a.plan, t, j).value(head, d), acc);
@@ -328,9 +339,16 @@ void moe(const mohist_moe_args& a) {
     std::fill(y.begin(), y.end(), 0.0f);
     for (int64_t i = 0; i < a.top_k; i++) {
       const int64_t e = a.chosen[t * a.top_k + i];
-      for (int64_t n = 0; n < width; n++) hidden[n] = silu_scalar(dot(a.gate[e], n, x)) * dot(a.up[e], n, x);
-      for (int64_t n = 0; n < dim; n++)
-        y[n] = __builtin_fmaf(a.weights[t * a.top_k + i], dot(a.down[e], n, hidden.data()), y[n]);
+      const auto biased = [e](float y, const float* bias, const mohist_weight& w, int64_t n) {
+        return bias ? y + bias[e * w.n + n] : y;
+      };
+      for (int64_t n = 0; n < width; n++)
+        hidden[n] = gated(a.activation, biased(dot(a.gate[e], n, x), a.gate_bias, a.gate[e], n),
+                          biased(dot(a.up[e], n, x), a.up_bias, a.up[e], n));
+      for (int64_t n = 0; n < dim; n++) {
+        const float own = biased(dot(a.down[e], n, hidden.data()), a.down_bias, a.down[e], n);
+        y[n] = __builtin_fmaf(a.weights[t * a.top_k + i], own, y[n]);
+      }
     }
     for (int64_t n = 0; n < dim; n++)
       a.y[t * a.y_stride + n] = a.residual ? a.residual[t * a.residual_stride + n] + y[n] : y[n];
@@ -477,7 +495,7 @@ bool run_one(int64_t op, void* args) {
     case MOHIST_RMS_NORM: rms_norm(as<mohist_rms_norm_args>(args)); return true;
     case MOHIST_ROPE_ANGLES: rope_angles(as<mohist_rope_angles_args>(args)); return true;
     case MOHIST_ROPE: rope(as<mohist_rope_args>(args)); return true;
-    case MOHIST_SWIGLU: swiglu(as<mohist_swiglu_args>(args)); return true;
+    case MOHIST_GLU: glu(as<mohist_glu_args>(args)); return true;
     case MOHIST_STORE: store_rows(as<mohist_store_args>(args)); return true;
     case MOHIST_ATTENTION: attention(as<mohist_attention_args>(args)); return true;
     case MOHIST_ROUTE: route(as<mohist_route_args>(args)); return true;

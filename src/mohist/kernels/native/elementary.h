@@ -110,6 +110,16 @@ static inline vf log(vf x) {
 static inline float silu_scalar(float x) { return x / (1.0f + exp_scalar(-x)); }
 static inline vf silu(vf x) { return div(x, add(set1(1.0f), exp(sub(set1(0.0f), x)))); }
 
+// GELU in its tanh form: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), which is x * sigmoid of twice that argument.
+constexpr float kGelu = 1.59576912160573071176f, kGeluCube = 0.0713548162726008650f;  // 2 sqrt(2/pi), 0.044715 times it
+static inline float gelu_scalar(float x) {
+  return x / (1.0f + exp_scalar(-(x * __builtin_fmaf(x * x, kGeluCube, kGelu))));
+}
+static inline vf gelu(vf x) {
+  const vf z = mul(x, fma(mul(x, x), set1(kGeluCube), set1(kGelu)));
+  return div(x, add(set1(1.0f), exp(sub(set1(0.0f), z))));
+}
+
 // cos and sin of a non-negative angle below 2^31 quarter turns, in double precision.
 static inline void cos_sin(double x, double* cosine, double* sine) {
   double n = __builtin_rint(x * 0.63661977236758134308);

@@ -105,23 +105,24 @@ void moe(mohist_pool& pool, const mohist_moe_args& a) {
   Product* products = pool.shared(6).get<Product>(2 * a.experts);
   QuantizedRows quantized;
   if (is_quantized(a.gate[0]) || is_quantized(a.up[0])) quantized = quantize_rows(pool, 0, a.x, a.x_stride, a.rows, k);
+  const auto bias = [](const float* biases, int64_t e, int64_t n) { return biases ? biases + e * n : nullptr; };
   int64_t count = 0;
   for (int64_t e = 0; e < a.experts; e++) {
     const int64_t rows = begin[e + 1] - begin[e];
     if (!rows) continue;
     float* y = gate_up + begin[e] * 2 * width;
-    products[count++] = {&a.gate[e], a.x, a.x_stride, quantized, source + begin[e], rows, y, 2 * width, nullptr, nullptr, 0};
-    products[count++] = {&a.up[e], a.x, a.x_stride, quantized, source + begin[e], rows, y + width, 2 * width, nullptr, nullptr, 0};
+    products[count++] = {&a.gate[e], a.x, a.x_stride, quantized, source + begin[e], rows, y, 2 * width, bias(a.gate_bias, e, width), nullptr, 0};
+    products[count++] = {&a.up[e], a.x, a.x_stride, quantized, source + begin[e], rows, y + width, 2 * width, bias(a.up_bias, e, width), nullptr, 0};
   }
   multiply(pool, products, count);
-  swiglu(pool, {gate_up, hidden, pairs, width, 2 * width, width});
+  glu(pool, {gate_up, hidden, pairs, width, 2 * width, width, a.activation});
   QuantizedRows inner;
   if (is_quantized(a.down[0])) inner = quantize_rows(pool, 0, hidden, width, pairs, width);
   count = 0;
   for (int64_t e = 0; e < a.experts; e++) {
     const int64_t rows = begin[e + 1] - begin[e], at = begin[e];
     if (!rows) continue;
-    products[count++] = {&a.down[e], hidden + at * width, width, inner.blocks ? inner.from(at) : inner, nullptr, rows, out + at * dim, dim, nullptr, nullptr, 0};
+    products[count++] = {&a.down[e], hidden + at * width, width, inner.blocks ? inner.from(at) : inner, nullptr, rows, out + at * dim, dim, bias(a.down_bias, e, dim), nullptr, 0};
   }
   multiply(pool, products, count);
   parallel_rows(pool, a.rows, dim * a.top_k, [&](int64_t t) {

@@ -26,6 +26,23 @@ float dot(const float* x, const float* y, int64_t n) {
   return fold16(sum);
 }
 
+// Of gates and ups those of their pairs, of downs the weighted dy: sums over an expert's rows, in order.
+void bias_gradients(mohist_pool& pool, const mohist_moe_backward_args& a, const Groups& groups, const int32_t* pair,
+                    const float* dgate_up) {
+  pool.parallel(a.experts, [&](int64_t e, int) {
+    float *dgate = a.dgate_bias + e * a.width, *dup = a.dup_bias + e * a.width, *ddown = a.ddown_bias + e * a.dim;
+    std::fill_n(dgate, a.width, 0.0f);
+    std::fill_n(dup, a.width, 0.0f);
+    std::fill_n(ddown, a.dim, 0.0f);
+    for (int64_t i = groups.begin[e]; i < groups.begin[e + 1]; i++) {
+      const float *own = dgate_up + i * 2 * a.width, *dy = a.dy + groups.source[i] * a.dy_stride;
+      const float weight = a.weights[pair[i]];
+      for (int64_t k = 0; k < a.width; k++) dgate[k] += own[k], dup[k] += own[a.width + k];
+      for (int64_t d = 0; d < a.dim; d++) ddown[d] = __builtin_fmaf(weight, dy[d], ddown[d]);
+    }
+  });
+}
+
 }  // namespace
 
 void moe_backward(mohist_pool& pool, const mohist_moe_backward_args& a) {
@@ -48,14 +65,19 @@ void moe_backward(mohist_pool& pool, const mohist_moe_backward_args& a) {
     products.add({a.dy, a.down[e], dhidden + at * width, source + at, nullptr, rows, width, dim, a.dy_stride, width, width, 0, 0});
   });
   products.run(pool);
-  swiglu(pool, {a.gate_up, hidden, pairs, width, 2 * width, width});
+  glu(pool, {a.gate_up, hidden, pairs, width, 2 * width, width, a.activation});
   parallel_rows(pool, pairs, 4 * width, [&](int64_t i) {
     float *h = hidden + i * width, *dh = dhidden + i * width;
     a.dweights[pair[i]] = dot(h, dh, width);
+    if (a.down_bias) {
+      const float* bias = a.down_bias + a.chosen[pair[i]] * dim;
+      a.dweights[pair[i]] += dot(a.dy + source[i] * a.dy_stride, bias, dim);
+    }
     const float weight = a.weights[pair[i]];
     for (int64_t k = 0; k < width; k++) h[k] *= weight, dh[k] *= weight;
   });
-  swiglu_backward(pool, {a.gate_up, dhidden, dgate_up, pairs, width, 2 * width, width});
+  glu_backward(pool, {a.gate_up, dhidden, dgate_up, pairs, width, 2 * width, width, a.activation});
+  if (a.down_bias) bias_gradients(pool, a, groups, pair, dgate_up);
 
   each([&](int64_t e, int64_t at, int64_t rows) {
     const int32_t* index = source + at;

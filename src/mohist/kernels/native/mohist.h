@@ -17,6 +17,8 @@ extern "C" {
 
 enum mohist_format { MOHIST_F32 = 0, MOHIST_BF16 = 1, MOHIST_Q8_0 = 2, MOHIST_Q4_0 = 3, MOHIST_Q4_1 = 4 };
 
+enum mohist_activation_kind { MOHIST_SILU = 0, MOHIST_GELU_TANH = 1, MOHIST_CLAMPED_SILU = 2 };
+
 enum mohist_op {
   MOHIST_LINEAR = 0,
   MOHIST_LINEAR_GROUPED = 1,
@@ -24,7 +26,7 @@ enum mohist_op {
   MOHIST_RMS_NORM = 3,
   MOHIST_ROPE_ANGLES = 4,
   MOHIST_ROPE = 5,
-  MOHIST_SWIGLU = 6,
+  MOHIST_GLU = 6,
   MOHIST_STORE = 7,
   MOHIST_ATTENTION = 8,
   MOHIST_ROUTE = 9,
@@ -37,7 +39,7 @@ enum mohist_op {
   MOHIST_PRODUCTS = 16,
   MOHIST_ATTENTION_BACKWARD = 17,
   MOHIST_RMS_NORM_BACKWARD = 18,
-  MOHIST_SWIGLU_BACKWARD = 19,
+  MOHIST_GLU_BACKWARD = 19,
   MOHIST_EMBED_BACKWARD = 20,
   MOHIST_ROUTE_BACKWARD = 21,
   MOHIST_MOE_BACKWARD = 22,
@@ -81,18 +83,19 @@ typedef struct {
 typedef struct {
   const float* x;
   const float* weight;
+  const float* residual;  // [rows, dim] or null; only where inner is 1
   float* y;
-  int64_t rows, inner, dim, x_stride, x_inner_stride, y_stride, y_inner_stride;
+  int64_t rows, inner, dim, x_stride, x_inner_stride, residual_stride, y_stride, y_inner_stride;
   float eps;
 } mohist_rms_norm_args;
 
-// cos_sin[t] = pairs cosines, then pairs sines.
+// cos_sin[t] = pairs cosines, then pairs sines, times scales[min(position / period, num_scales - 1)].
 typedef struct {
   const int32_t* positions;
   const float* inv_freq;
+  const float* scales;
   float* cos_sin;
-  int64_t rows, pairs;
-  float scale;
+  int64_t rows, pairs, num_scales, period;
 } mohist_rope_angles_args;
 
 typedef struct {
@@ -103,11 +106,19 @@ typedef struct {
   int64_t x_stride, x_head_stride, y_stride, y_head_stride;
 } mohist_rope_args;
 
+// How a gate opens for the number beside it; steepness and limit count for MOHIST_CLAMPED_SILU.
+typedef struct {
+  int64_t kind;
+  float steepness, limit;
+} mohist_activation;
+
+// x[t] = dim gates, then dim numbers.
 typedef struct {
   const float* x;
   float* y;
   int64_t rows, dim, x_stride, y_stride;
-} mohist_swiglu_args;
+  mohist_activation activation;
+} mohist_glu_args;
 
 // y[t, h] = [a[t, h], b[t, h]]
 typedef struct {
@@ -145,6 +156,7 @@ typedef struct {
   const mohist_cache* cache;
   const mohist_row_plan* plan;
   const float* q;
+  const float* sinks;  // [heads] or null: a score without a value that joins every softmax of its head
   float* y;
   int64_t rows, heads, q_stride, q_head_stride, y_stride, y_head_stride;
   int64_t window;  // 0: all earlier keys
@@ -164,7 +176,7 @@ typedef struct {
   float scale;
 } mohist_route_args;
 
-// y[t] = sum over k ascending of weights[t, k] * down(swiglu(gate_up(x[t]))) of expert chosen[t, k].
+// y[t] = sum over k ascending of weights[t, k] * down(glu(gate_up(x[t]))) of expert chosen[t, k].
 typedef struct {
   const float* x;
   const int32_t* chosen;
@@ -172,10 +184,14 @@ typedef struct {
   const mohist_weight* gate;
   const mohist_weight* up;
   const mohist_weight* down;
+  const float* gate_bias;  // [experts, width] or null; likewise up_bias, and down_bias [experts, dim]
+  const float* up_bias;
+  const float* down_bias;
   const float* residual;  // [rows, dim] or null
   float* y;
   float* gate_up;  // [rows * top_k, 2 * width] or null: gates and ups of each pair, sorted by expert, for moe_backward
   int64_t rows, experts, top_k, x_stride, residual_stride, y_stride;
+  mohist_activation activation;
 } mohist_moe_args;
 
 // The distribution that sampling draws from: logits over the temperature (not 0), then top-k (0 keeps all), top-p and
@@ -259,8 +275,10 @@ typedef struct {
   const mohist_cache* cache;
   const mohist_row_plan* plan;
   const float* q;
+  const float* sinks;  // [heads] or null
   const float* dy;
   float* dq;  // [rows, heads, key_dim]
+  float* dsinks;  // [rows, heads], what each row adds to its heads' gradients; null without sinks
   float* dkeys;
   float* dvalues;  // null where the cache has no values
   int64_t rows, heads, q_stride, q_head_stride, dy_stride, dy_head_stride;
@@ -284,7 +302,8 @@ typedef struct {
   const float* dy;
   float* dx;  // [rows, 2 * dim]
   int64_t rows, dim, x_stride, dy_stride;
-} mohist_swiglu_backward_args;
+  mohist_activation activation;
+} mohist_glu_backward_args;
 
 // dweight[tokens[t]] += dy[t]
 typedef struct {
@@ -313,12 +332,17 @@ typedef struct {
   const float* const* gate;
   const float* const* up;
   const float* const* down;
+  const float* down_bias;  // [experts, dim] or null
   float* dx;         // [rows, dim]
   float* dweights;   // [rows, top_k]
   float* const* dgate;  // null where frozen; likewise dup, ddown
   float* const* dup;
   float* const* ddown;
+  float* dgate_bias;  // as the biases; null without
+  float* dup_bias;
+  float* ddown_bias;
   int64_t rows, experts, top_k, dim, width, x_stride, dy_stride;
+  mohist_activation activation;
 } mohist_moe_backward_args;
 
 typedef struct mohist_pool mohist_pool;

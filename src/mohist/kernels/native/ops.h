@@ -11,7 +11,7 @@ namespace mohist {
 void rms_norm(mohist_pool& pool, const mohist_rms_norm_args& a);
 void rope_angles(mohist_pool& pool, const mohist_rope_angles_args& a);
 void rope(mohist_pool& pool, const mohist_rope_args& a);
-void swiglu(mohist_pool& pool, const mohist_swiglu_args& a);
+void glu(mohist_pool& pool, const mohist_glu_args& a);
 void concat(mohist_pool& pool, const mohist_concat_args& a);
 void store(mohist_pool& pool, const mohist_store_args& a);
 void attention(mohist_pool& pool, const mohist_attention_args& a);
@@ -20,7 +20,7 @@ void moe(mohist_pool& pool, const mohist_moe_args& a);
 void logprobs(mohist_pool& pool, const mohist_logprobs_args& a);
 void products(mohist_pool& pool, const mohist_products_args& a);
 void rms_norm_backward(mohist_pool& pool, const mohist_rms_norm_backward_args& a);
-void swiglu_backward(mohist_pool& pool, const mohist_swiglu_backward_args& a);
+void glu_backward(mohist_pool& pool, const mohist_glu_backward_args& a);
 void embed_backward(mohist_pool& pool, const mohist_embed_backward_args& a);
 void route_backward(mohist_pool& pool, const mohist_route_backward_args& a);
 void moe_backward(mohist_pool& pool, const mohist_moe_backward_args& a);

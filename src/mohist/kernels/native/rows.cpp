@@ -2,13 +2,14 @@
 #include <algorithm>
 #include <cmath>
 
+#include "activation.h"
 #include "elementary.h"
 #include "ops.h"
 
 namespace mohist {
 namespace {
 
-void rms_norm_row(const float* x, const float* weight, float* y, int64_t dim, float eps) {
+void rms_norm_row(const float* x, const float* weight, const float* residual, float* y, int64_t dim, float eps) {
   vp sum = fill16(0.0f);
   int64_t k = 0;
   for (; k < dim; k += 16) {
@@ -16,8 +17,14 @@ void rms_norm_row(const float* x, const float* weight, float* y, int64_t dim, fl
     sum = fma(u, u, sum);
   }
   const float scale = 1.0f / std::sqrt(fold16(sum) / static_cast<float>(dim) + eps);
-  for (k = 0; k + 8 <= dim; k += 8) store(y + k, mul(mul(load(x + k), set1(scale)), load(weight + k)));
-  for (; k < dim; k++) y[k] = x[k] * scale * weight[k];
+  for (k = 0; k + 8 <= dim; k += 8) {
+    const vf normed = mul(mul(load(x + k), set1(scale)), load(weight + k));
+    store(y + k, residual ? add(load(residual + k), normed) : normed);
+  }
+  for (; k < dim; k++) {
+    const float normed = x[k] * scale * weight[k];
+    y[k] = residual ? residual[k] + normed : normed;
+  }
 }
 
 }  // namespace
@@ -25,19 +32,21 @@ void rms_norm_row(const float* x, const float* weight, float* y, int64_t dim, fl
 void rms_norm(mohist_pool& pool, const mohist_rms_norm_args& a) {
   parallel_rows(pool, a.rows, a.inner * a.dim, [&](int64_t i) {
     for (int64_t j = 0; j < a.inner; j++)
-      rms_norm_row(a.x + i * a.x_stride + j * a.x_inner_stride, a.weight, a.y + i * a.y_stride + j * a.y_inner_stride,
-                   a.dim, a.eps);
+      rms_norm_row(a.x + i * a.x_stride + j * a.x_inner_stride, a.weight,
+                   a.residual ? a.residual + i * a.residual_stride : nullptr,
+                   a.y + i * a.y_stride + j * a.y_inner_stride, a.dim, a.eps);
   });
 }
 
 void rope_angles(mohist_pool& pool, const mohist_rope_angles_args& a) {
   parallel_rows(pool, a.rows, a.pairs * 16, [&](int64_t t) {
     float* cosines = a.cos_sin + t * 2 * a.pairs;
+    const float scale = a.scales[std::min(a.positions[t] / a.period, a.num_scales - 1)];
     for (int64_t r = 0; r < a.pairs; r++) {
       double cosine, sine;
       cos_sin(static_cast<double>(a.positions[t]) * static_cast<double>(a.inv_freq[r]), &cosine, &sine);
-      cosines[r] = static_cast<float>(cosine) * a.scale;
-      cosines[a.pairs + r] = static_cast<float>(sine) * a.scale;
+      cosines[r] = static_cast<float>(cosine) * scale;
+      cosines[a.pairs + r] = static_cast<float>(sine) * scale;
     }
   });
 }
@@ -75,14 +84,16 @@ void rope(mohist_pool& pool, const mohist_rope_args& a) {
   });
 }
 
-void swiglu(mohist_pool& pool, const mohist_swiglu_args& a) {
-  parallel_rows(pool, a.rows, 4 * a.dim, [&](int64_t t) {
-    const float* gate = a.x + t * a.x_stride;
-    const float* up = gate + a.dim;
-    float* y = a.y + t * a.y_stride;
-    int64_t k = 0;
-    for (; k + 8 <= a.dim; k += 8) store(y + k, mul(silu(load(gate + k)), load(up + k)));
-    for (; k < a.dim; k++) y[k] = silu_scalar(gate[k]) * up[k];
+void glu(mohist_pool& pool, const mohist_glu_args& a) {
+  with_activation(a.activation, [&](const auto& activation) {
+    parallel_rows(pool, a.rows, 4 * a.dim, [&](int64_t t) {
+      const float* gate = a.x + t * a.x_stride;
+      const float* up = gate + a.dim;
+      float* y = a.y + t * a.y_stride;
+      int64_t k = 0;
+      for (; k + 8 <= a.dim; k += 8) store(y + k, activation(load(gate + k), load(up + k)));
+      for (; k < a.dim; k++) y[k] = activation(gate[k], up[k]);
+    });
   });
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "activation.h"
 #include "elementary.h"
 #include "ops.h"
 
@@ -60,22 +61,20 @@ void rms_norm_backward(mohist_pool& pool, const mohist_rms_norm_backward_args& a
     for (int64_t d = 0; d < a.dim; d++) a.dweight[d] += partial[c * a.dim + d];
 }
 
-void swiglu_backward(mohist_pool& pool, const mohist_swiglu_backward_args& a) {
-  parallel_rows(pool, a.rows, 4 * a.dim, [&](int64_t t) {
-    const float *gate = a.x + t * a.x_stride, *up = gate + a.dim, *dy = a.dy + t * a.dy_stride;
-    float *dgate = a.dx + t * 2 * a.dim, *dup = dgate + a.dim;
-    const vf one = set1(1.0f), zero = set1(0.0f);
-    int64_t k = 0;
-    for (; k + 8 <= a.dim; k += 8) {
-      const vf g = load(gate + k), d = load(dy + k), open = div(one, add(one, exp(sub(zero, g))));
-      store(dgate + k, mul(mul(mul(d, load(up + k)), open), fma(g, sub(one, open), one)));
-      store(dup + k, mul(mul(d, g), open));
-    }
-    for (; k < a.dim; k++) {
-      const float open = 1.0f / (1.0f + exp_scalar(-gate[k]));
-      dgate[k] = dy[k] * up[k] * open * __builtin_fmaf(gate[k], 1.0f - open, 1.0f);
-      dup[k] = dy[k] * gate[k] * open;
-    }
+void glu_backward(mohist_pool& pool, const mohist_glu_backward_args& a) {
+  with_activation(a.activation, [&](const auto& activation) {
+    parallel_rows(pool, a.rows, 4 * a.dim, [&](int64_t t) {
+      const float *gate = a.x + t * a.x_stride, *up = gate + a.dim, *dy = a.dy + t * a.dy_stride;
+      float *dgate = a.dx + t * 2 * a.dim, *dup = dgate + a.dim;
+      int64_t k = 0;
+      for (; k + 8 <= a.dim; k += 8) {
+        vf dg, du;
+        activation.backward(load(gate + k), load(up + k), load(dy + k), &dg, &du);
+        store(dgate + k, dg);
+        store(dup + k, du);
+      }
+      for (; k < a.dim; k++) activation.backward(gate[k], up[k], dy[k], dgate + k, dup + k);
+    });
   });
 }
 

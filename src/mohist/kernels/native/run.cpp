@@ -14,7 +14,7 @@ bool run_one(mohist_pool& pool, int64_t op, const void* args) {
     case MOHIST_RMS_NORM: rms_norm(pool, as<mohist_rms_norm_args>(args)); return true;
     case MOHIST_ROPE_ANGLES: rope_angles(pool, as<mohist_rope_angles_args>(args)); return true;
     case MOHIST_ROPE: rope(pool, as<mohist_rope_args>(args)); return true;
-    case MOHIST_SWIGLU: swiglu(pool, as<mohist_swiglu_args>(args)); return true;
+    case MOHIST_GLU: glu(pool, as<mohist_glu_args>(args)); return true;
     case MOHIST_STORE: store(pool, as<mohist_store_args>(args)); return true;
     case MOHIST_ATTENTION: attention(pool, as<mohist_attention_args>(args)); return true;
     case MOHIST_ROUTE: route(pool, as<mohist_route_args>(args)); return true;
@@ -27,7 +27,7 @@ bool run_one(mohist_pool& pool, int64_t op, const void* args) {
     case MOHIST_PRODUCTS: products(pool, as<mohist_products_args>(args)); return true;
     case MOHIST_ATTENTION_BACKWARD: attention_backward(pool, as<mohist_attention_backward_args>(args)); return true;
     case MOHIST_RMS_NORM_BACKWARD: rms_norm_backward(pool, as<mohist_rms_norm_backward_args>(args)); return true;
-    case MOHIST_SWIGLU_BACKWARD: swiglu_backward(pool, as<mohist_swiglu_backward_args>(args)); return true;
+    case MOHIST_GLU_BACKWARD: glu_backward(pool, as<mohist_glu_backward_args>(args)); return true;
     case MOHIST_EMBED_BACKWARD: embed_backward(pool, as<mohist_embed_backward_args>(args)); return true;
     case MOHIST_ROUTE_BACKWARD: route_backward(pool, as<mohist_route_backward_args>(args)); return true;
     case MOHIST_MOE_BACKWARD: moe_backward(pool, as<mohist_moe_backward_args>(args)); return true;
@@ -63,7 +63,7 @@ int64_t mohist_args_size(int64_t op) {
     case MOHIST_RMS_NORM: return sizeof(mohist_rms_norm_args);
     case MOHIST_ROPE_ANGLES: return sizeof(mohist_rope_angles_args);
     case MOHIST_ROPE: return sizeof(mohist_rope_args);
-    case MOHIST_SWIGLU: return sizeof(mohist_swiglu_args);
+    case MOHIST_GLU: return sizeof(mohist_glu_args);
     case MOHIST_STORE: return sizeof(mohist_store_args);
     case MOHIST_ATTENTION: return sizeof(mohist_attention_args);
     case MOHIST_ROUTE: return sizeof(mohist_route_args);
@@ -76,7 +76,7 @@ int64_t mohist_args_size(int64_t op) {
     case MOHIST_PRODUCTS: return sizeof(mohist_products_args);
     case MOHIST_ATTENTION_BACKWARD: return sizeof(mohist_attention_backward_args);
     case MOHIST_RMS_NORM_BACKWARD: return sizeof(mohist_rms_norm_backward_args);
-    case MOHIST_SWIGLU_BACKWARD: return sizeof(mohist_swiglu_backward_args);
+    case MOHIST_GLU_BACKWARD: return sizeof(mohist_glu_backward_args);
     case MOHIST_EMBED_BACKWARD: return sizeof(mohist_embed_backward_args);
     case MOHIST_ROUTE_BACKWARD: return sizeof(mohist_route_backward_args);
     case MOHIST_MOE_BACKWARD: return sizeof(mohist_moe_backward_args);
