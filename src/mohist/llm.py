@@ -168,6 +168,12 @@ class LLM:
         law = f"law{LAW}" if self.decoder.ops.exact else "inexact"
         return f"fp_{content[:16]}_{self._quantize or 'stored'}_{law}"
 
+    def fingerprint_with(self, adapter: str | None) -> str:
+        """`fingerprint`, with that of an adapter where one is used."""
+        if adapter is None:
+            return self.fingerprint
+        return f"{self.fingerprint}_{self.engine.adapter_keys[adapter].hex()[:16]}"
+
     @cached_property
     def guides(self) -> Guides:
         """What makes guides for this model's answers."""

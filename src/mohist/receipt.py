@@ -45,6 +45,8 @@ class Receipt:
     """Of weights, their format and the definitions of the kernels (`LLM.fingerprint`)."""
     prompt: tuple[int, ...]
     params: SamplingParams
+    adapter: str | None = None
+    """Name of the LoRA adapter; the fingerprint tells its content."""
     raw: bool = False
     """Whether the prompt was a text to continue, without chat format."""
     form: Form | None = None
@@ -63,9 +65,10 @@ class Receipt:
         """The receipt of samples to `request`, the first of which has the request's number."""
         return cls(
             model=llm.source,
-            fingerprint=llm.fingerprint,
+            fingerprint=llm.fingerprint_with(request.adapter),
             prompt=request.prompt,
             params=request.params,
+            adapter=request.adapter,
             raw=raw,
             form=None if form is None or form.is_free else form,
             answers=tuple(
@@ -95,12 +98,19 @@ class Receipt:
             raise RequestError("a receipt has a prompt and at least one answer")
         return receipt
 
+    def fits(self, llm: LLM) -> bool:
+        """Whether `llm` has the weights, the format and the adapter that the receipt is for."""
+        if self.adapter is not None and self.adapter not in llm.engine.adapter_keys:
+            return False
+        return llm.fingerprint_with(self.adapter) == self.fingerprint
+
     def requests(self, llm: LLM) -> list[Request]:
         """What to ask the engine, an answer each. Raises RequestError where `llm` is another model."""
-        if llm.fingerprint != self.fingerprint:
+        if not self.fits(llm):
+            adapter = "" if self.adapter is None else f" and adapter {self.adapter!r}"
             raise RequestError(
                 f"the receipt is for {self.fingerprint} ({self.model}), and this model is {llm.fingerprint} "
-                f"({llm.source}): replay it with the same weights in the same format"
+                f"({llm.source}): replay it with the same weights{adapter} in the same format"
             )
         return [
             dataclasses.replace(
@@ -110,6 +120,7 @@ class Receipt:
                     self.params.replace(max_tokens=len(answer.tokens)),
                     raw=self.raw,
                     form=self.form,
+                    adapter=self.adapter,
                 ),
                 sample=answer.sample,
             )

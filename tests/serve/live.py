@@ -48,10 +48,12 @@ class Live:
 
 
 @contextmanager
-def live(data: Path, models: dict[str, Path], **fields: Any) -> Generator[Live]:
+def live(
+    data: Path, models: dict[str, Path], *, further: tuple[ModelConfig, ...] = (), **fields: Any
+) -> Generator[Live]:
     """A server of these models on a free port; `fields` are those of `ServeConfig`."""
-    configs = tuple(ModelConfig(name=name, source=str(path), threads=1) for name, path in models.items())
-    config = ServeConfig(models=configs, data=data, **fields)
+    plain = (ModelConfig(name=name, source=str(path), threads=1) for name, path in models.items())
+    config = ServeConfig(models=(*plain, *further), data=data, **fields)
     operations = Operations(config)
     app = make_app(operations.service, operations.access, routers=operations.routers())
     server = Server(app, operations.service, config)

@@ -344,7 +344,7 @@ def test_a_model_is_called_by_its_source(source: str, name: str) -> None:
 def test_aliases_on_the_command_line() -> None:
     assert read_aliases(["fast=a", " default = b "]) == {"fast": "a", "default": "b"}
     for pairs in (["fast"], ["=a"], ["fast="], ["fast=a", "fast=b"]):
-        with pytest.raises(ConfigError, match="expected ALIAS=MODEL, each alias once"):
+        with pytest.raises(ConfigError, match="expected ALIAS=MODEL, each name once"):
             read_aliases(pairs)
 
 

@@ -12,7 +12,7 @@ bookkeeping, and it never redraws a token: a preempted request goes on from the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from itertools import count, zip_longest
 from pathlib import Path
@@ -101,6 +101,11 @@ class Engine:
         adapter; and whatever a new guide raises.
         """
         return self._enqueue(self._samples(prompt, params, num_samples, salt))
+
+    @property
+    def adapter_keys(self) -> Mapping[str, bytes]:
+        """A digest of the files of every adapter, by name."""
+        return self._runner.adapter_keys
 
     def submit_score(
         self, tokens: Iterable[int], *, start: int = 1, salt: bytes = b"", adapter: str | None = None

@@ -72,5 +72,7 @@ class Ask:
     shape: Shape = field(default_factory=Shape)
     top_logprobs: int | None = None
     """How many alternatives to report with each token's logprob; None: report no logprobs."""
+    adapter: str | None = None
+    """A LoRA adapter of the model, which its name asked for."""
     receipt: bool = False
     """Whether to give what is needed to replay the answer."""

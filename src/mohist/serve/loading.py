@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mohist.cost import Prices
 from mohist.errors import ConfigError
@@ -39,6 +40,8 @@ class ModelConfig:
     """"none": the machine's physical cores."""
     speculate: str = "lookup"
     """How tokens are guessed ahead, which changes no answer: lookup, mtp, draft:MODEL or off."""
+    adapters: tuple[str, ...] = ()
+    """LoRA adapters in PEFT's files, NAME=FOLDER each; requests name the model MODEL:NAME."""
     offline: bool = False
     """Use only what was fetched before."""
     at_start: bool = True
@@ -49,6 +52,11 @@ class ModelConfig:
     def called(self) -> str:
         """The name that requests use."""
         return self.name or self.source.rstrip("/").replace(":", "/").rpartition("/")[2].removesuffix(".gguf")
+
+    @property
+    def adapter_folders(self) -> dict[str, Path]:
+        """The adapters by name. Raises ConfigError."""
+        return {name: Path(folder) for name, folder in read_pairs("adapters", "NAME=FOLDER", self.adapters)}
 
 
 def settle() -> None:
@@ -80,6 +88,7 @@ def load(config: ModelConfig) -> LocalModel:
         cache_tokens=config.cache_tokens,
         quantize=config.quantize,
         speculate=config.speculate,
+        adapters=config.adapter_folders,
         offline=config.offline,
     )
     return LocalModel(config.called, llm)
@@ -101,10 +110,15 @@ LOADER = Loader(load=load, memory_bytes=memory_bytes)
 
 def read_aliases(pairs: Iterable[str]) -> dict[str, str]:
     """`["fast=small", ...]` as {"fast": "small", ...}. Raises ConfigError."""
+    return dict(read_pairs("aliases", "ALIAS=MODEL", pairs))
+
+
+def read_pairs(field: str, form: str, pairs: Iterable[str]) -> list[tuple[str, str]]:
+    """The two sides of each pair. Raises ConfigError: no pair, or one name twice."""
     found: dict[str, str] = {}
     for pair in pairs:
-        alias, equals, target = (part.strip() for part in pair.partition("="))
-        if not equals or not alias or not target or alias in found:
-            raise ConfigError(f"aliases: {pair!r}: expected ALIAS=MODEL, each alias once")
-        found[alias] = target
-    return found
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or not name or not value or name in found:
+            raise ConfigError(f"{field}: {pair!r}: expected {form}, each name once")
+        found[name] = value
+    return list(found.items())

@@ -39,7 +39,7 @@ class LocalModel:
         self.llm = llm
         self._guides = _guides(llm)
         self.worker = EngineWorker(llm.engine, name=name)
-        self.fingerprint = llm.fingerprint
+        _ = llm.fingerprint  # reads all files, so it is computed now, on the thread that loads
 
     async def answer(self, ask: Ask, *, salt: bytes = b"") -> AsyncGenerator[Event]:
         """The events of an answer; closing the iterator ends the work on it. Raises ApiError."""
@@ -55,8 +55,8 @@ class LocalModel:
             if job is not None:
                 stack.enter_context(closing(job))
             yield Started(
-                model=self.name,
-                fingerprint=self.fingerprint,
+                model=self.name if ask.adapter is None else f"{self.name}:{ask.adapter}",
+                fingerprint=self.llm.fingerprint_with(ask.adapter),
                 thinks=prepared.thinks,
                 prompt_tokens=len(prompt),
                 seed=prepared.request.params.seed,
@@ -132,7 +132,7 @@ class LocalModel:
         if ask.top_logprobs is not None:
             logprobs: list[float | None] = [None]
             if len(prompt) > 1:
-                with closing(await self.worker.score(prompt, salt=salt)) as job:
+                with closing(await self.worker.score(prompt, salt=salt, adapter=ask.adapter)) as job:
                     async for _, event in job:
                         assert isinstance(event, ScoreEvent)
                         logprobs += event.logprobs or ()

@@ -56,6 +56,7 @@ class _Entry:
         self.config = config
         """None for another server's, which is always there."""
         self.prices = prices
+        self.adapters = tuple(config.adapter_folders) if config is not None else ()
         self.loading: asyncio.Task[Backend] | None = None
         self.users = 0
         self.used_s = 0.0
@@ -101,7 +102,12 @@ class Models:
     @property
     def names(self) -> list[str]:
         """All names that may be asked for: aliases first."""
-        return [*self._aliases, *self._entries]
+        adapted = [f"{one.name}:{adapter}" for one in self._entries.values() for adapter in one.adapters]
+        return [*self._aliases, *self._entries, *adapted]
+
+    def adapter(self, name: str) -> str | None:
+        """The adapter that a name or alias asks for beside its model; None: the model as it is."""
+        return self._find(name)[1]
 
     @property
     def aliases(self) -> Mapping[str, str]:
@@ -119,7 +125,8 @@ class Models:
 
     def prices(self, name: str) -> Prices:
         """Of a model that is there or about to leave."""
-        return next(entry.prices for entry in reversed(self._all()) if entry.name == name)
+        names = (name, name.rpartition(":")[0])
+        return next(entry.prices for entry in reversed(self._all()) if entry.name in names)
 
     def state(self, name: str) -> ModelState:
         """One model at this moment."""
@@ -128,7 +135,7 @@ class Models:
     @asynccontextmanager
     async def lease(self, name: str) -> AsyncGenerator[Backend]:
         """The model behind a name or alias, for one request; loaded first if need be. Raises ApiError."""
-        entry = self._entries.get(self._aliases.get(name, name))
+        entry, _ = self._find(name)
         if entry is None:
             names = ", ".join(self.names)
             message = f"The supported API model names are {names}, but you passed {name}."
@@ -142,6 +149,15 @@ class Models:
             entry.used_s = self._clock()
             if not entry.users:
                 entry.unused.set()
+
+    def _find(self, name: str) -> tuple[_Entry | None, str | None]:
+        """The model behind a name or alias, and the adapter that it names; None for what is unknown."""
+        target = self._aliases.get(name, name)
+        if target in self._entries:
+            return self._entries[target], None
+        model, _, adapter = target.rpartition(":")
+        entry = self._entries.get(model)
+        return (entry, adapter) if entry is not None and adapter in entry.adapters else (None, None)
 
     async def start(self) -> None:
         """Load what is wanted at the start, as far as memory allows. Raises MohistError."""
@@ -221,8 +237,8 @@ class Models:
         for alias, target in aliases.items():
             if alias in self._entries or not alias:
                 raise ConfigError(f"aliases: {alias!r} is the name of a model: choose another alias")
-            if target not in self._entries:
-                known = ", ".join(self._entries)
+            if self._find(target)[0] is None or target in self._aliases:
+                known = ", ".join(self.names)
                 raise ConfigError(f"aliases: {alias} = {target!r}: no such model; known: {known}")
         return dict(aliases)
 

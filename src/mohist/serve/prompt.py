@@ -66,7 +66,7 @@ def prepare(llm: LLM, guides: Guides, ask: Ask) -> Prepared:
         return llm.chat.stream(prompt, stop=ask.stop, tools=offered(ask))
 
     return Prepared(
-        request=Request(prompt=tuple(prompt), params=params, guide=guide),
+        request=Request(prompt=tuple(prompt), params=params, guide=guide, adapter=ask.adapter),
         parser=parser,
         thinks=not raw and llm.chat.opens_thinking(prompt),
         wants_tokens=wants_tokens,

@@ -7,6 +7,7 @@ metered. What a model does with an ask is in `local`; how HTTP looks is in the d
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -110,6 +111,7 @@ class Service:
             stack.callback(self._release)
             self.meter.enter(principal)
             stack.callback(self.meter.leave, principal)
+            ask = dataclasses.replace(ask, adapter=self.models.adapter(ask.model))
             backend = await stack.enter_async_context(self.models.lease(ask.model))
             events = await stack.enter_async_context(aclosing(backend.answer(ask, salt=principal.salt)))
             metered = self._metered(events, ask, principal, request_id, arrived_s)
@@ -163,8 +165,8 @@ class Service:
         arrived_s: float,
     ) -> AsyncGenerator[Event]:
         started: Started | None = None
+        # Choices that have not ended, with the tokens that they have cost as far as is known.
         unfinished = dict.fromkeys(range(ask.n), 0)
-        """Choices that have not ended, with the tokens that they have cost as far as is known."""
         last_s = None
 
         def record(choice: int, usage: Usage, reason: str) -> None:

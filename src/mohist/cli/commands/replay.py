@@ -25,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="SOURCE", help="where the weights are here (default: where the receipt had them)"
     )
     parser.add_argument("--quantize", metavar="FORMAT", help="as the model was loaded: q8_0, q4_0 or q4_1")
+    parser.add_argument("--adapter", metavar="DIR", type=Path, help="where the receipt's adapter is here")
     parser.add_argument("--threads", metavar="N", type=int, help="changes no bit; default: physical cores")
 
 
@@ -39,8 +40,19 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(f"{args.receipt}: not a JSON file: {error}") from error
     receipt = Receipt.from_json(data)
     source = args.model or receipt.model
+    if (receipt.adapter is None) != (args.adapter is None):
+        raise RequestError(
+            f"--adapter = {args.adapter}: the receipt has adapter {receipt.adapter!r}; say where that is"
+        )
+    adapters = {} if receipt.adapter is None else {receipt.adapter: args.adapter}
     with Status(f"loading {source}") as status:
-        llm = LLM.load(source, threads=args.threads, quantize=args.quantize, progress=status.progress)
+        llm = LLM.load(
+            source,
+            threads=args.threads,
+            quantize=args.quantize,
+            adapters=adapters,
+            progress=status.progress,
+        )
     difference = receipt.replay(llm)
     if difference is None:
         count = sum(len(answer.tokens) for answer in receipt.answers)

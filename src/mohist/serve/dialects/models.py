@@ -41,7 +41,8 @@ def routes(service: Service) -> APIRouter:
 def entry(service: Service, name: str) -> dict[str, Any]:
     """A model or alias as OpenAI lists it, with what clients want to know besides."""
     target = service.models.aliases.get(name, name)
-    backend = service.models.loaded.get(target)
+    adapter = service.models.adapter(name)
+    backend = service.models.loaded.get(target if adapter is None else target.rpartition(":")[0])
     known: dict[str, Any] = {
         "id": name,
         "object": "model",
@@ -58,6 +59,6 @@ def entry(service: Service, name: str) -> dict[str, Any]:
         known |= {
             "context_length": backend.llm.engine.capacity,
             "thinking": backend.llm.chat.thinking_mode,
-            "system_fingerprint": backend.fingerprint,
+            "system_fingerprint": backend.llm.fingerprint_with(adapter),
         }
     return known

@@ -86,7 +86,7 @@ def routes(service: Service) -> APIRouter:
 def holder(service: Service, receipt: Receipt) -> str:
     """The loaded model that the receipt is for. Raises ApiError."""
     for name, backend in service.models.loaded.items():
-        if isinstance(backend, LocalModel) and backend.fingerprint == receipt.fingerprint:
+        if isinstance(backend, LocalModel) and receipt.fits(backend.llm):
             return name
     raise ApiError(
         404,
