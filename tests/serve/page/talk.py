@@ -77,3 +77,8 @@ def until(page: Page, holds: Callable[[], bool], within_s: float = 30) -> None:
     while not holds():
         assert time.monotonic() < end_s, "it did not come true"
         page.wait_for_timeout(20)
+
+
+def attach(page: Page, name: str, data: bytes) -> None:
+    """Choose a file; it may still be being read."""
+    page.set_input_files("input[type=file]", [{"name": name, "mimeType": "", "buffer": data}])

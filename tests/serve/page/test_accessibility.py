@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.serve.page.conftest import OpenPage
-from tests.serve.page.talk import PHONE, ask
+from tests.serve.page.talk import PHONE, ask, attach
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -46,7 +46,7 @@ def test_a_conversation(open_page: OpenPage, look: dict[str, Any]) -> None:
     page = open_page(**look)
     assert findings(page) == []
     page.click(".toggle")
-    page.set_input_files("input[type=file]", [{"name": "a.txt", "mimeType": "", "buffer": b"abc"}])
+    attach(page, "a.txt", b"abc")
     page.wait_for_selector(".chip .name")
     ask(page, "show me rich")
     page.click(".thinking summary")
@@ -56,7 +56,7 @@ def test_a_conversation(open_page: OpenPage, look: dict[str, Any]) -> None:
     page.wait_for_selector(".send[type=submit]")
     ask(page, "please fail")
     page.fill("#message", "a draft")
-    page.set_input_files("input[type=file]", [{"name": "b.txt", "mimeType": "", "buffer": b"abc"}])
+    attach(page, "b.txt", b"abc")
     page.wait_for_selector(".composer .chip .name")
     assert findings(page) == []
 

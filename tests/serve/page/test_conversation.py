@@ -10,7 +10,7 @@ import pytest
 from tests.serve.page.conftest import OpenPage
 from tests.serve.page.fake_server import FakeServer
 from tests.serve.page.pdfs import pdf_of
-from tests.serve.page.talk import answers, ask, kept, questions, seeds, send, tell, until
+from tests.serve.page.talk import answers, ask, attach, kept, questions, seeds, send, tell, until
 
 
 def test_an_answer_with_its_figures(open_page: OpenPage, fake: FakeServer) -> None:
@@ -165,12 +165,9 @@ def test_a_fixed_seed_moves_on_with_every_version(open_page: OpenPage, fake: Fak
 
 def test_files_become_context(open_page: OpenPage, fake: FakeServer) -> None:
     page = open_page()
-    files = [
-        {"name": "notes.txt", "mimeType": "text/plain", "buffer": "兼爱 非攻\r\n".encode()},
-        {"name": "old.txt", "mimeType": "text/plain", "buffer": "节用".encode("gb18030")},
-        {"name": "paper.pdf", "mimeType": "application/pdf", "buffer": pdf_of("All are one.", "Yes.")},
-    ]
-    page.set_input_files("input[type=file]", files)
+    attach(page, "notes.txt", "兼爱 非攻\r\n".encode())
+    attach(page, "old.txt", "节用".encode("gb18030"))
+    attach(page, "paper.pdf", pdf_of("All are one.", "Yes."))
     until(page, lambda: page.locator(".composer .chip .name").count() == 3)
     chips = page.locator(".composer .chip").all_inner_texts()
     assert [chip.split("\n") for chip in chips] == [
@@ -204,9 +201,8 @@ def test_files_that_cannot_be_read_say_why(
     open_page: OpenPage, name: str, data: bytes, complaint: str
 ) -> None:
     page = open_page()
-    file = {"name": name, "mimeType": "application/octet-stream", "buffer": data}
-    page.set_input_files("input[type=file]", [file])
-    assert page.wait_for_selector("[role=alert]").inner_text() == complaint
+    attach(page, name, data)
+    assert tell(page.locator("[role=alert]")) == complaint
     assert page.locator(".composer .chip").count() == 0
 
 
@@ -252,7 +248,7 @@ def test_a_receipt_is_replayed(open_page: OpenPage, fake: FakeServer, honest: bo
     ask(page, "What is 2 + 2?")
     page.click("[aria-label=Receipt]")
     page.click(".replay button")
-    verdict = page.wait_for_selector(".verdict").inner_text()
+    verdict = tell(page.locator(".verdict"))
     if honest:
         assert verdict == "Identical, token for token."
     else:

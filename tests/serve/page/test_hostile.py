@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.serve.page.conftest import OpenPage
-from tests.serve.page.talk import ask, send
+from tests.serve.page.talk import ask, attach, send
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -78,8 +78,7 @@ def test_a_hostile_question_title_and_file(open_page: OpenPage, requests: list[s
     page = open_page()
     page.on("request", lambda request: requests.append(request.url))
     name = "<img src=x onerror=window.hacked=1>.txt"
-    file = {"name": name, "mimeType": "text/plain", "buffer": HOSTILE.encode()}
-    page.set_input_files("input[type=file]", [file])
+    attach(page, name, HOSTILE.encode())
     page.wait_for_selector(".composer .chip .name")
     send(page, "<img src=x onerror=window.hacked=1>\n" + HOSTILE)
     page.wait_for_selector(".answer .figures")

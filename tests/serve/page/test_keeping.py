@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.serve.page.conftest import OpenPage
 from tests.serve.page.fake_server import FakeServer
-from tests.serve.page.talk import answers, ask, kept, questions, send, tell, titles, until
+from tests.serve.page.talk import answers, ask, attach, kept, questions, send, tell, titles, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -48,7 +48,7 @@ def test_a_draft_waits_with_its_files(open_page: OpenPage) -> None:
     page = open_page()
     ask(page, "one")
     page.fill("#message", "half a thought")
-    page.set_input_files("input[type=file]", [{"name": "a.txt", "mimeType": "", "buffer": b"abc"}])
+    attach(page, "a.txt", b"abc")
     page.wait_for_selector(".composer .chip .name")
     page.click("text=New conversation")
     until(page, lambda: page.input_value("#message") == "")

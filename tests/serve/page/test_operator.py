@@ -44,7 +44,7 @@ def test_models_and_aliases(open_page: OpenPage, fake: FakeServer) -> None:
     page.wait_for_selector("td:has-text('tiny.gguf')", state="detached")
     page.fill("input[placeholder^='hf:']", "missing")
     page.click("button:text-is('Load')")
-    assert page.wait_for_selector("[role=alert]").inner_text() == "missing: no such model"
+    assert tell(page.locator("[role=alert]")) == "missing: no such model"
 
 
 def test_keys(open_page: OpenPage, fake: FakeServer) -> None:

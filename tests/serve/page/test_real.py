@@ -49,7 +49,7 @@ def test_a_tour(browser: Browser, tmp_path: Path) -> None:
         assert whole.json()["choices"][0]["message"]["content"] == kept(page)[-1]["text"]
         page.click("[aria-label=Receipt]")
         page.click(".replay button")
-        assert page.wait_for_selector(".verdict").inner_text() == "Identical, token for token."
+        assert tell(page.locator(".verdict")) == "Identical, token for token."
         page.keyboard.press("Escape")
         page.click("[aria-label=Settings]")
         page.fill("#max_tokens", "2000")
