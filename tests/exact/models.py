@@ -142,6 +142,7 @@ CONFIGS: dict[str, DecoderConfig] = {
         *(LayerConfig(mixer=replace(_GQA, rope=rope), mlp=_BIASED_MLP) for rope in (_ROPE, None)),
         tied=True,
     ),
+    "seed_oss": _config("seed_oss", *[_dense(_BIASED)] * 2),
     "mistral": _config("mistral", *[_dense(_GQA, window=19)] * 2),
     "ministral3": _config("ministral3", *[_dense(_GQA, rope=_GROWS)] * 2),
 }

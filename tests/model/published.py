@@ -503,6 +503,25 @@ GPT_OSS_120B = {
     "num_hidden_layers": 36,
     "num_local_experts": 128,
 }
+SEED_OSS_36B = {
+    **_SILU,
+    "model_type": "seed_oss",
+    "attention_bias": True,
+    "attention_out_bias": False,
+    "head_dim": 128,
+    "hidden_size": 5120,
+    "intermediate_size": 27648,
+    "max_position_embeddings": 524288,
+    "mlp_bias": False,
+    "num_attention_heads": 80,
+    "num_hidden_layers": 64,
+    "num_key_value_heads": 8,
+    "residual_dropout": 0.1,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": {"rope_type": "default"},
+    "rope_theta": 10000000.0,
+    "vocab_size": 155136,
+}
 PUBLISHED: dict[str, Published] = {
     "SmolLM2-135M": Published(SMOLLM2, "135M", None, 30 * 2 * 3 * 64),
     "Llama-3.1-8B": Published(LLAMA31_8B, "8.03B", None, 32 * 2 * 8 * 128),
@@ -526,6 +545,7 @@ PUBLISHED: dict[str, Published] = {
     "SmolLM3-3B": Published(SMOLLM3, "3.08B", None, 36 * 2 * 4 * 128),
     "Mistral-7B-v0.3": Published(MISTRAL_7B, "7.25B", None, 32 * 2 * 8 * 128),
     "Ministral-3-8B": Published(MINISTRAL3_8B, "8.4B", None, 34 * 2 * 8 * 128),
+    "Seed-OSS-36B": Published(SEED_OSS_36B, "36B", None, 64 * 2 * 8 * 128),
     "gpt-oss-20b": Published(GPT_OSS_20B, "20.9B", "3.6B", 24 * 2 * 8 * 64),
     "gpt-oss-120b": Published(GPT_OSS_120B, "116.8B", "5.1B", 36 * 2 * 8 * 64),
 }

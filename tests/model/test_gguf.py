@@ -61,6 +61,7 @@ def unscaled(decoder: Decoder) -> list[LayerConfig]:
         ("minimax_m2", False),
         ("smollm3", False),
         ("ministral3", False),
+        ("seed_oss", False),
     ],
 )
 def test_the_same_model_from_both_files(

@@ -150,6 +150,7 @@ def configs() -> dict[str, Callable[[], Any]]:
             sliding_window=7,
             tie_word_embeddings=False,
         ),
+        "seed_oss": lambda: transformers.SeedOssConfig(**_DENSE, head_dim=32),
         "mistral": lambda: mistral(**_DENSE, head_dim=32, sliding_window=None),
         "mistral-sliding": lambda: mistral(**_DENSE, sliding_window=7),
         "ministral3": lambda: ministral3(**_DENSE, head_dim=32, rope_parameters=MINISTRAL_ROPE),

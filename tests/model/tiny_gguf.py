@@ -24,6 +24,7 @@ _ARCHITECTURES = {
     "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
     "deepseek": gguf.MODEL_ARCH.DEEPSEEK,
     "glm4": gguf.MODEL_ARCH.GLM4,
+    "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
     "glm4_moe": gguf.MODEL_ARCH.GLM4_MOE,
     "minimax_m2": gguf.MODEL_ARCH.MINIMAXM2,
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
