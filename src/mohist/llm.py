@@ -31,7 +31,7 @@ from mohist.engine.speculation import COUNTS, Speculator
 from mohist.errors import ConfigError, RequestError
 from mohist.kernels import LAW, load_ops
 from mohist.kernels.weight import WeightFormat
-from mohist.model.count import active_parameters, flops_per_token, parameters
+from mohist.model.count import active_parameters, flops_per_token, parameters, state_values
 from mohist.model.decoder import Decoder
 from mohist.model.load import load_decoder
 from mohist.types import Completion, Message, Request, SamplingParams
@@ -46,6 +46,8 @@ DEFAULT_SAMPLING = SamplingParams(max_tokens=1024, temperature=0.6, top_p=0.95)
 
 BLOCK_SIZE = 16
 """Tokens in a cache block: prefixes are shared in steps of this many."""
+STATE_BLOCK_SIZE = 256
+"""The same where each block also holds states of linear attention, each as large as many tokens' keys."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +56,11 @@ class Answer:
 
     message: Message
     completion: Completion
+
+
+def block_size(decoder: Decoder) -> int:
+    """Tokens in a cache block for this model."""
+    return STATE_BLOCK_SIZE if state_values(decoder.config) else BLOCK_SIZE
 
 
 class Parser(Protocol):
@@ -127,9 +134,10 @@ class LLM:
         chat = load_chat(checkpoint)
         decoder = load_decoder(checkpoint, ops, quantize=quantize)
         tokens = decoder.config.max_positions if cache_tokens is None else cache_tokens
-        if tokens < BLOCK_SIZE:
-            raise ConfigError(f"cache_tokens = {tokens}: it must be at least {BLOCK_SIZE}")
-        runner = DecoderRunner(decoder, ops, num_blocks=-(-tokens // BLOCK_SIZE), block_size=BLOCK_SIZE)
+        size = block_size(decoder)
+        if tokens < size:
+            raise ConfigError(f"cache_tokens = {tokens}: it must be at least {size}")
+        runner = DecoderRunner(decoder, ops, num_blocks=-(-tokens // size), block_size=size)
         for name, folder in (adapters or {}).items():
             runner.add_adapter(name, folder)
         speculation, drafter = None, make_drafter(speculate, runner, offline=offline)

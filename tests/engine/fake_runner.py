@@ -115,6 +115,7 @@ class FakeRunner:
         self.max_positions = max_positions
         self.vocab_size = vocab_size
         self.adapter_keys: dict[str, bytes] = {}
+        self.rewinds = True
         self.weights = 0
         self.weights_told = 0
         self.slots: list[Slot | None] = [None] * (num_blocks * block_size)

@@ -17,7 +17,7 @@ from torch import Tensor
 from mohist.engine.engine import Engine, EngineConfig
 from mohist.engine.runner import DecoderRunner
 from mohist.kernels.abi import library_path
-from mohist.kernels.activation import Activation
+from mohist.kernels.activation import GELU_TANH, Activation
 from mohist.kernels.native import NativeOps
 from mohist.kernels.ops import Ops
 from mohist.kernels.weight import Weight, WeightFormat, is_quantized
@@ -26,10 +26,13 @@ from mohist.model.config import (
     DenseConfig,
     GqaConfig,
     LayerConfig,
+    LightningConfig,
+    LinearScaling,
     Llama3Scaling,
     MlaConfig,
     MoeConfig,
     QueryGrowth,
+    ResidualScales,
     RopeConfig,
     YarnScaling,
 )
@@ -89,6 +92,11 @@ def _sparse(mixer: GqaConfig | MlaConfig, moe: MoeConfig, **changes: Any) -> Lay
     return LayerConfig(mixer=replace(mixer, **changes), mlp=moe)
 
 
+def _lightning(layer: int, num_layers: int) -> LightningConfig:
+    slope_scale = 1 - layer / (num_layers - 1 + 1e-5) + 1e-5
+    return LightningConfig(num_heads=4, head_dim=32, slope_scale=slope_scale)
+
+
 _LLAMA3 = RopeConfig(
     dim=32,
     scaling=Llama3Scaling(
@@ -105,6 +113,8 @@ _ROUTED = replace(_FLAT, shared_width=0, scale=1.0)
 _SOFTMAX = {"scoring": "softmax", "selection_bias": False, "group_score": "max"}
 _CLAMPED = Activation(kind="clamped_silu", steepness=1.702, limit=0.5)
 _GPT_OSS = replace(_ROUTED, **_SOFTMAX, biases=True, activation=_CLAMPED)
+_LONG_LINEAR = RopeConfig(dim=32, theta=1e6, scaling=LinearScaling(factor=8.0))
+_RESIDUAL = ResidualScales(mixer_alpha=3.5, mixer_beta=0.75, mlp_alpha=2.0, mlp_beta=1.25)
 _BIASED = replace(_GQA, qkv_bias=True)
 CONFIGS: dict[str, DecoderConfig] = {
     "llama": _config("llama", *[_dense(_GQA, rope=_LLAMA3)] * 2),
@@ -123,6 +133,29 @@ CONFIGS: dict[str, DecoderConfig] = {
         *(
             _sparse(_BIASED, _GPT_OSS, rope=_EXACT_ENDS, output_bias=True, sinks=True, window=window)
             for window in (19, None)
+        ),
+    ),
+    "gemma3_text": replace(
+        _config(
+            "gemma3_text",
+            *(
+                LayerConfig(
+                    mixer=replace(_GQA, qk_norm="head", scale=0.2, rope=rope, window=window),
+                    mlp=replace(_MLP, activation=GELU_TANH),
+                    post_norms=True,
+                )
+                for rope, window in ((_ROPE, 19), (_LONG_LINEAR, None))
+            ),
+            tied=True,
+        ),
+        norm_shift=1.0,
+        embed_scale=8.0625,
+    ),
+    "minimax": _config(
+        "minimax",
+        *(
+            LayerConfig(mixer=mixer, mlp=replace(_ROUTED, **_SOFTMAX), residual=_RESIDUAL)
+            for mixer in (_lightning(0, 3), _GQA, _lightning(2, 3))
         ),
     ),
     "qwen3_moe": _config("qwen3_moe", *[_sparse(_GQA, replace(_ROUTED, **_SOFTMAX), qk_norm="head")] * 2),
@@ -158,7 +191,7 @@ class Model(NamedTuple):
         return "-".join(self)
 
 
-_EVERY_STORAGE = ("llama", "qwen2", "qwen3", "deepseek_v3", "deepseek_v2", "gpt_oss")
+_EVERY_STORAGE = ("llama", "qwen2", "qwen3", "deepseek_v3", "deepseek_v2", "gpt_oss", "minimax")
 """Every projection that there is occurs in these."""
 MODELS = [
     Model(name, storage)

@@ -9,9 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from mohist.kernels.activation import GELU_TANH, SILU, Activation
+from mohist.kernels.activation import GELU_TANH, SIGMOID, SILU, Activation
 from mohist.kernels.autograd import TrainingOps
-from mohist.kernels.ops import AttentionSpec, ExpertBiases, ExpertWeights, KvCache, RouteSpec, RowPlan
+from mohist.kernels.ops import (
+    AttentionSpec,
+    ExpertBiases,
+    ExpertWeights,
+    KvCache,
+    LightningSpec,
+    RouteSpec,
+    RowPlan,
+    StateCache,
+)
 from mohist.kernels.twin import TorchOps
 from mohist.kernels.weight import Weight
 from mohist.types import SamplingParams
@@ -103,7 +112,10 @@ def test_rope(interleaved: bool) -> None:
 
 
 def test_glu_and_concat() -> None:
-    for activation in (SILU, GELU_TANH, Activation(kind="clamped_silu", steepness=1.7, limit=0.8)):
+    check(lambda ops, x: ops.silu(x), leaf(3, 8))
+    check(lambda ops, x, r: ops.scale(x, 0.7, residual=r), leaf(3, 8), leaf(3, 8))
+    check(lambda ops, x, w: ops.rms_norm(x, w, 1e-5, shift=1.0), leaf(3, 8), leaf(8))
+    for activation in (SILU, GELU_TANH, SIGMOID, Activation(kind="clamped_silu", steepness=1.7, limit=0.8)):
         check(lambda ops, x, a=activation: ops.glu(x, a), leaf(3, 8))
     check(lambda ops, a, b: ops.concat(a, b), leaf(3, 2, 4), leaf(3, 2, 3))
 
@@ -127,6 +139,21 @@ def test_attention(latent: bool) -> None:
 
     check(function, leaf(7, 4, 3), leaf(7, groups, 3), leaf(7, groups, 2))
     check(function, leaf(7, 4, 3), leaf(7, groups, 3), leaf(7, groups, 2), leaf(4))
+
+
+def test_lightning() -> None:
+    """Two sequences, the second of which goes on from the first one's full block."""
+    spec = LightningSpec(layer=0, num_heads=2, key_dim=3, value_dim=2)
+    positions = torch.tensor([*range(18), 16, 17], dtype=torch.int32)
+    sequence = torch.tensor([0] * 18 + [1] * 2, dtype=torch.int32)
+    rows = RowPlan(positions, sequence, torch.tensor([[0, 1], [0, 2]], dtype=torch.int32))
+    decays = torch.tensor([0.5, 0.9])
+
+    def function(ops: TorchOps, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        cache = StateCache.zeros(spec, num_blocks=3, block_size=16, device=PLAIN.device)
+        return ops.lightning(q, k, v, StateCache(cache.states.double(), 16), rows, decays)
+
+    check(function, leaf(20, 2, 3), leaf(20, 2, 3), leaf(20, 2, 2))
 
 
 def test_a_second_store_hides_the_first() -> None:

@@ -12,9 +12,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mohist.kernels.abi import library_path
-from mohist.kernels.activation import GELU_TANH, SILU, Activation
+from mohist.kernels.activation import GELU_TANH, SIGMOID, SILU, Activation
 from mohist.kernels.native import NativeOps
-from mohist.kernels.ops import AttentionSpec, ExpertBiases, ExpertWeights, KvCache, RouteSpec, RowPlan
+from mohist.kernels.ops import (
+    AttentionSpec,
+    ExpertBiases,
+    ExpertWeights,
+    KvCache,
+    LightningSpec,
+    RouteSpec,
+    RowPlan,
+    StateCache,
+)
 from mohist.kernels.sampling import SampleRow, sample_twin, score_twin
 from mohist.kernels.weight import Weight, WeightFormat, bytes_per_block
 from mohist.types import SamplingParams
@@ -27,7 +36,7 @@ FAST = [NativeOps(PATH, threads) for threads in (1, 2)]
 DEFINITION = NativeOps(PATH, 1, definition=True)
 FORMATS: tuple[WeightFormat, ...] = ("f32", "bf16", "q8_0", "q4_0", "q4_1")
 
-ACTIVATIONS = (SILU, GELU_TANH, Activation(kind="clamped_silu", steepness=1.702, limit=2.5))
+ACTIVATIONS = (SILU, GELU_TANH, SIGMOID, Activation(kind="clamped_silu", steepness=1.702, limit=2.5))
 
 IDENTITY = Weight.from_dense(torch.eye(70))
 """Turns what is given as hidden states into logits, exactly."""
@@ -134,6 +143,11 @@ def test_row_ops(seed: int, rows: int, dim: int, padding: int) -> None:
         wide = strided(noise(seed, rows, 2 * dim, scale=30), padding)
         for activation in ACTIVATIONS:
             assert torch.equal(ops.glu(wide, activation), DEFINITION.glu(wide, activation))
+        shifted = DEFINITION.rms_norm(x, weight, 1e-5, shift=1.0)
+        assert torch.equal(ops.rms_norm(x, weight, 1e-5, shift=1.0), shifted)
+        assert torch.equal(ops.silu(x), DEFINITION.silu(x))
+        assert torch.equal(ops.scale(x, 0.7), DEFINITION.scale(x, 0.7))
+        assert torch.equal(ops.scale(x, 0.7, residual=x), DEFINITION.scale(x, 0.7, residual=x))
         assert torch.equal(ops.concat(heads, heads[..., :1]), DEFINITION.concat(heads, heads[..., :1]))
         assert torch.equal(ops.concat(x, x), torch.cat((x, x), dim=-1))
 
@@ -217,6 +231,54 @@ def test_attention(case: tuple[dict[str, int], list[tuple[int, int]]]) -> None:
 
 @given(
     seeds,
+    st.integers(1, 3),
+    st.integers(1, 40),
+    st.integers(1, 90),
+    st.sampled_from([16, 32]),
+    st.lists(st.integers(1, 60), min_size=1, max_size=3),
+    st.integers(0, 2),
+)
+@settings(deadline=None, max_examples=40)
+def test_lightning(
+    seed: int, heads: int, key_dim: int, value_dim: int, block_size: int, lengths: list[int], padding: int
+) -> None:
+    """Prefixes of one text, in calls of any size; the later ones go on from full blocks of the first."""
+    spec = LightningSpec(layer=0, num_heads=heads, key_dim=key_dim, value_dim=value_dim)
+    generator = torch.Generator().manual_seed(seed)
+    decays, total = torch.rand(heads, generator=generator), max(lengths)
+    width = -(-total // block_size)
+    tables = torch.randperm(width * len(lengths), generator=generator).view(-1, width).int()
+    plan = [(0, position) for position in range(lengths[0])]
+    for index, length in enumerate(lengths[1:], 1):
+        full = min(length, lengths[0]) // block_size
+        tables[index, :full] = tables[0, :full]
+        plan += ((index, position) for position in range(full * block_size, length))
+    q, k = (strided(noise(seed + i, total, heads, key_dim), padding) for i in range(2))
+    v = strided(noise(seed + 2, total, heads, value_dim), padding)
+
+    def run(ops: NativeOps, size: int) -> Tensor:
+        cache = StateCache.zeros(spec, num_blocks=tables.numel(), block_size=block_size, device=ops.device)
+        cache.states.fill_(float("nan"))  # what was never stored must never matter
+        parts = []
+        for start in range(0, len(plan), size):
+            sequence, position = torch.tensor(plan[start : start + size], dtype=torch.int32).T
+            rows = RowPlan(position.contiguous(), sequence.contiguous(), tables)
+            at = position.long()
+            parts.append(ops.lightning(q[at], k[at], v[at], cache, rows, decays))
+        return torch.cat(parts)
+
+    expected = run(DEFINITION, 1)
+    assert expected.isfinite().all()
+    for ops in FAST:
+        for size in (1, 7, 200):
+            assert torch.equal(run(ops, size), expected)
+    for i, (_, position) in enumerate(plan):
+        if position < lengths[0]:
+            assert torch.equal(expected[i], expected[position])
+
+
+@given(
+    seeds,
     st.integers(1, 20),
     st.booleans(),
     st.booleans(),
@@ -240,7 +302,7 @@ def test_route_and_moe(
     logits, bias = noise(seed, rows, experts), noise(seed + 1, experts) if biased else None
     chosen, weights = DEFINITION.route(logits, spec, bias_E=bias)
     x, residual = noise(seed + 2, rows, 64), noise(seed + 3, rows, 48)
-    activation = ACTIVATIONS[seed % 3]
+    activation = ACTIVATIONS[seed % 4]
     biases = ExpertBiases(*(noise(seed + n, experts, n) for n in (32, 32, 48))) if biased else None
     for weight_format in FORMATS:
         gate, up = (

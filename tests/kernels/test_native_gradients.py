@@ -20,9 +20,11 @@ from mohist.kernels.ops import (
     ExpertBiases,
     ExpertWeights,
     KvCache,
+    LightningSpec,
     Ops,
     RouteSpec,
     RowPlan,
+    StateCache,
 )
 from mohist.kernels.twin import TorchOps
 from mohist.kernels.weight import Weight
@@ -134,6 +136,8 @@ def test_row_ops(seed: int, rows: int, dim: int, padding: int) -> None:
     tokens = torch.randint(0, 7, (rows,), dtype=torch.int32, generator=noise.generator)
     check(lambda gradients, cast: gradients.rms_norm(cast(flat_dy), cast(flat_x), cast(weight), 1e-5))
     check(lambda gradients, cast: gradients.rms_norm(cast(heads_dy), cast(heads_x), cast(weight), 1e-5))
+    check(lambda g, cast: g.rms_norm(cast(flat_dy), cast(flat_x), cast(weight), 1e-5, shift=1.0))
+    check(lambda g, cast: g.silu(cast(flat_dy), cast(flat_x)))
     for activation in ACTIVATIONS:
         check(lambda gradients, cast, a=activation: gradients.glu(cast(flat_dy), cast(gate_up), a))
     check(lambda gradients, cast: gradients.embed(cast(flat_dy), tokens, 9))
@@ -211,6 +215,34 @@ def test_attention(
     check(function)
 
 
+@given(seeds, st.integers(1, 3), st.integers(1, 20), st.integers(1, 40), st.integers(1, 50), paddings)
+@settings(max_examples=30)
+def test_lightning(seed: int, heads: int, key_dim: int, value_dim: int, length: int, padding: int) -> None:
+    """A sequence, and a second one that goes on from its first block and so adds to its gradients."""
+    noise = Noise(seed, padding)
+    decays = torch.rand(heads, generator=noise.generator) * 0.5 + 0.5
+    width = -(-length // 16)
+    tables = torch.arange(2 * width).view(2, width).int()
+    shared = min(1, length // 16)
+    tables[1, :shared] = tables[0, :shared]
+    rows = RowPlan(
+        torch.tensor([*range(length), *range(16 * shared, length)], dtype=torch.int32),
+        torch.tensor([0] * length + [1] * (length - 16 * shared), dtype=torch.int32),
+        tables,
+    )
+    spec = LightningSpec(layer=0, num_heads=heads, key_dim=key_dim, value_dim=value_dim)
+    cache = StateCache.zeros(spec, num_blocks=2 * width, block_size=16, device=OPS.device)
+    count = len(rows.positions_T)
+    q, k, v = noise(count, heads, key_dim), noise(count, heads, key_dim), noise(count, heads, value_dim)
+    dout = noise(count, heads, value_dim)
+
+    def function(gradients: Gradients, cast: Cast) -> Result:
+        states = StateCache(cast(cache.states), 16)
+        return gradients.lightning(cast(dout), cast(q), cast(k), cast(v), states, rows, cast(decays))
+
+    check(function, tolerance=1e-4)
+
+
 @given(seeds, st.integers(1, 60), st.booleans(), st.booleans(), st.integers(1, 5))
 @settings(max_examples=40)
 def test_route(seed: int, rows: int, sigmoid: bool, renormalize: bool, top_k: int) -> None:
@@ -241,7 +273,7 @@ def test_moe(seed: int, rows: int, dim: int, width: int, top_k: int, padding: in
         noise.weights(8, width, dim),
         noise.weights(8, dim, width),
         biases,
-        ACTIVATIONS[seed % 3],
+        ACTIVATIONS[seed % 4],
     )
     chosen, weights = noise.choices(rows, top_k, 8), torch.rand(rows, top_k, generator=noise.generator)
     x, dy, residual = noise(rows, dim), noise(rows, dim), noise(rows, dim)

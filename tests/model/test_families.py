@@ -113,7 +113,7 @@ def test_saving_and_loading_keeps_every_byte(variant: str, dtype: torch.dtype, t
         assert (tmp_path / "once" / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
 
     theirs, saved = open_checkpoint(tmp_path / "theirs"), open_checkpoint(tmp_path / "once")
-    assert set(theirs.tensors) == set(saved.tensors)
+    assert tiny.weights(theirs.tensors) == set(saved.tensors)
     for name, info in saved.tensors.items():
         raw = theirs.read(name)
         assert torch.equal(saved.read(name).data, raw.data.to(info.format.dtype)), name

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mohist.kernels.ops import AttentionSpec, KvCache, Ops, RowPlan
+from mohist.kernels.ops import AttentionSpec, KvCache, LightningSpec, Ops, RowPlan, StateCache, new_cache
 from tests.model.deepseek_moe import DeepseekMoe
 
 transformers = pytest.importorskip("transformers")
@@ -41,6 +42,33 @@ _LATENT = _DENSE | {
     "n_shared_experts": 2,
     "num_experts_per_tok": 3,
 }
+_GEMMA3 = _DENSE | {
+    "pad_token_id": None,  # whose embedding has no gradient
+    "hidden_size": 80,  # whose root is no power of two
+    "head_dim": 32,
+    "num_hidden_layers": 3,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "sliding_window": 7,
+    "query_pre_attn_scalar": 24,
+}
+GEMMA3_ROPE = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+}
+_LIGHTNING = ["linear_attention", "full_attention", "linear_attention"]
+_MINIMAX = _DENSE | {
+    "head_dim": 24,
+    "num_local_experts": 8,
+    "layer_types": _LIGHTNING,
+    "block_size": 16,
+    "full_attn_alpha_factor": 1.5,
+    "full_attn_beta_factor": 0.75,
+    "linear_attn_alpha_factor": 3.5565588200778455,
+    "mlp_alpha_factor": 2.0,
+    "mlp_beta_factor": 1.25,
+}
+_DERIVED = re.compile(r".*\.self_attn\.(slope_rate|(query|key|diagonal)_decay)")
+"""Buffers that transformers saves with a model, and makes anew from the config when they are missing."""
 _GPT_OSS = _DENSE | {"head_dim": 32, "sliding_window": 7, "num_local_experts": 8, "num_experts_per_tok": 3}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -88,7 +116,8 @@ def configs() -> dict[str, Callable[[], Any]]:
     """Every variant that the families claim to support, by name."""
     llama, qwen2, qwen3 = transformers.LlamaConfig, transformers.Qwen2Config, transformers.Qwen3Config
     v2, v3 = transformers.DeepseekV2Config, transformers.DeepseekV3Config
-    gpt_oss = transformers.GptOssConfig
+    gpt_oss, gemma3 = transformers.GptOssConfig, transformers.Gemma3TextConfig
+    minimax = transformers.MiniMaxConfig
     glm4, glm4_moe, glm4_lite = (
         transformers.Glm4Config,
         transformers.Glm4MoeConfig,
@@ -124,6 +153,12 @@ def configs() -> dict[str, Callable[[], Any]]:
         ),
         "deepseek_v2-lite": lambda: v2(**_LATENT | {"q_lora_rank": None}, n_group=1, topk_group=1),
         "deepseek_v3": lambda: v3(**_LATENT, **groups, rope_parameters=YARN_ROPE, num_nextn_predict_layers=1),
+        "gemma3_text": lambda: gemma3(**_GEMMA3, rope_parameters=GEMMA3_ROPE),
+        "gemma3_text-local": lambda: gemma3(
+            **_GEMMA3 | {"layer_types": ["sliding_attention"] * 3}, attention_bias=True
+        ),
+        "minimax": lambda: minimax(**_MINIMAX),
+        "minimax-alike": lambda: minimax(**_DENSE, num_local_experts=4, layer_types=_LIGHTNING),
         "gpt_oss": lambda: gpt_oss(**_GPT_OSS, swiglu_limit=0.2),
         "gpt_oss-plain": lambda: gpt_oss(
             **_GPT_OSS, attention_bias=False, layer_types=["full_attention"] * 3, rope_parameters=linear
@@ -174,6 +209,11 @@ def reference(name: str) -> Any:
     return model
 
 
+def weights(stored: Iterable[str]) -> set[str]:
+    """The names that are not derived from the config."""
+    return {name for name in stored if not _DERIVED.fullmatch(name)}
+
+
 def write(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """The reference model, also saved to `folder`."""
     model = reference(name).to(dtype)
@@ -204,6 +244,7 @@ class Paged:
         shuffled = torch.randperm(self._num_blocks, generator=torch.Generator().manual_seed(1))
         self._table = shuffled.int()[None]
         self._caches: dict[int, KvCache] = {}
+        self._states: dict[int, KvCache | StateCache] = {}
         self._rows = RowPlan(torch.empty(0), torch.empty(0), self._table)
 
     def at(self, positions_T: Tensor) -> Paged:
@@ -229,6 +270,17 @@ class Paged:
         cache = self._caches[spec.layer]
         self._ops.store(cache, self._rows, k_TGH, v_TGV)
         return self._ops.attention(q_TNH, cache, self._rows, spec, sinks_N=sinks_N)
+
+    def lightning(
+        self, spec: LightningSpec, q_TNH: Tensor, k_TNH: Tensor, v_TNV: Tensor, decays_N: Tensor, /
+    ) -> Tensor:
+        """See `mohist.model.attend.Attend`."""
+        cache = self._states.setdefault(spec.layer, self._new(spec))
+        assert isinstance(cache, StateCache)
+        return self._ops.lightning(q_TNH, k_TNH, v_TNV, cache, self._rows, decays_N)
+
+    def _new(self, spec: AttentionSpec | LightningSpec) -> KvCache | StateCache:
+        return new_cache(spec, num_blocks=self._num_blocks, block_size=16, device=self._ops.device)
 
 
 def typical(actual: Tensor, expected: Tensor) -> float:

@@ -33,7 +33,7 @@ from mohist.engine.sequence import (
     TokenEvent,
 )
 from mohist.engine.speculation import Speculation
-from mohist.errors import RequestError
+from mohist.errors import ConfigError, RequestError
 from mohist.types import Completion, Request, SamplingParams
 
 __all__ = [
@@ -59,6 +59,11 @@ class Engine:
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         self.config = config or EngineConfig()
+        if speculation is not None and not runner.rewinds:
+            raise ConfigError(
+                "speculation with a model of linear attention, whose states cannot be taken back when a "
+                "guess was wrong: run it without"
+            )
         self._runner, self._speculation, self._clock = runner, speculation, clock
         self._blocks = BlockManager(runner.num_blocks, runner.block_size)
         self._scheduler = Scheduler(self._blocks, self.config, speculation)

@@ -21,6 +21,8 @@ class Runner(Protocol):
     max_positions: int
     """Most tokens that prompt and answer may have together."""
     vocab_size: int
+    rewinds: bool
+    """Whether the rows after a position may be computed anew, with other tokens, as guesses need it."""
 
     @property
     def adapter_keys(self) -> Mapping[str, bytes]:

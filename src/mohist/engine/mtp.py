@@ -19,9 +19,9 @@ from torch import Tensor
 from mohist.engine.runner import CachedAttend, DecoderRunner
 from mohist.engine.sequence import Chunk, Outcome, Sequence
 from mohist.errors import ConfigError
-from mohist.kernels.ops import KvCache, RowPlan
+from mohist.kernels.ops import RowPlan, new_cache
 from mohist.kernels.sampling import SampleRow
-from mohist.model.mixers import attention_spec
+from mohist.model.mixers import cache_specs
 from mohist.types import SamplingParams
 
 __all__ = ["MtpDrafter", "without_penalties"]
@@ -56,11 +56,12 @@ class MtpDrafter:
         if not self._decoder.config.mtp_layers:
             raise ConfigError("speculate = 'mtp': this model has no multi-token module; use lookup or off")
         config = self._decoder.config
-        spec = attention_spec(config.layers[-1].mixer, len(config.layers))
-        cache = KvCache.zeros(
-            spec, num_blocks=runner.num_blocks, block_size=runner.block_size, device=self._ops.device
-        )
-        self._caches = {spec.layer: cache}
+        self._caches = {
+            spec: new_cache(
+                spec, num_blocks=runner.num_blocks, block_size=runner.block_size, device=self._ops.device
+            )
+            for spec in cache_specs(config.layers[-1].mixer, len(config.layers))
+        }
         self._states: WeakKeyDictionary[Sequence, _State] = WeakKeyDictionary()
         runner.keeps_hidden = True
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mohist.engine.sequence import Chunk, Draw, Outcome, Sequence
 from mohist.kernels.native import NativeOps, SampleBuffers, Tape
-from mohist.kernels.ops import AttentionSpec, KvCache, Ops, RowPlan
+from mohist.kernels.ops import AttentionSpec, KvCache, LightningSpec, Ops, RowPlan, StateCache, new_cache
 from mohist.kernels.sampling import SampledRows, SampleRow
 from mohist.model.adapters import Adapters, Span
 from mohist.model.decoder import Decoder
@@ -39,7 +39,9 @@ LOGIT_ROWS = 256
 class CachedAttend:
     """`Attend` over a paged cache: keys and values stay for later steps."""
 
-    def __init__(self, ops: Ops, caches: Mapping[int, KvCache], rows: RowPlan) -> None:
+    def __init__(
+        self, ops: Ops, caches: Mapping[AttentionSpec | LightningSpec, KvCache | StateCache], rows: RowPlan
+    ) -> None:
         self._ops, self._caches, self._rows = ops, caches, rows
 
     def __call__(
@@ -53,9 +55,18 @@ class CachedAttend:
         sinks_N: Tensor | None = None,
     ) -> Tensor:
         """See `Attend`."""
-        cache = self._caches[spec.layer]
+        cache = self._caches[spec]
+        assert isinstance(cache, KvCache), spec
         self._ops.store(cache, self._rows, k_TGH, v_TGV)
         return self._ops.attention(q_TNH, cache, self._rows, spec, sinks_N=sinks_N)
+
+    def lightning(
+        self, spec: LightningSpec, q_TNH: Tensor, k_TNH: Tensor, v_TNV: Tensor, decays_N: Tensor, /
+    ) -> Tensor:
+        """See `Attend`."""
+        cache = self._caches[spec]
+        assert isinstance(cache, StateCache), spec
+        return self._ops.lightning(q_TNH, k_TNH, v_TNV, cache, self._rows, decays_N)
 
 
 class _DecodeStep:
@@ -121,10 +132,11 @@ class DecoderRunner:
         self.keeps_hidden = False
         """Whether outcomes carry hidden states, for whoever drafts with them."""
         self._caches = {
-            spec.layer: KvCache.zeros(spec, num_blocks=num_blocks, block_size=block_size, device=ops.device)
-            for spec in decoder.attention_specs
+            spec: new_cache(spec, num_blocks=num_blocks, block_size=block_size, device=ops.device)
+            for spec in decoder.cache_specs
         }
         self._adapters = Adapters(decoder)
+        self.rewinds = not any(isinstance(cache, StateCache) for cache in self._caches.values())
         self._decode = _DecodeStep(self, ops) if isinstance(ops, NativeOps) else None
         self._seen: WeakKeyDictionary[Sequence, dict[int, int]] = WeakKeyDictionary()
 

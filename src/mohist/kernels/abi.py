@@ -26,6 +26,7 @@ __all__ = [
     "EmbedBackwardArgs",
     "GluArgs",
     "GluBackwardArgs",
+    "LightningArgs",
     "LinearArgs",
     "LinearGroupedArgs",
     "LogprobsArgs",
@@ -45,6 +46,9 @@ __all__ = [
     "RouteBackwardArgs",
     "SampleArgs",
     "SampleRowArgs",
+    "ScaleArgs",
+    "SiluArgs",
+    "SiluBackwardArgs",
     "StoreArgs",
     "StoreBackwardArgs",
     "WeightArgs",
@@ -54,7 +58,7 @@ __all__ = [
 
 ABI = 2
 FORMATS: dict[WeightFormat, int] = {"f32": 0, "bf16": 1, "q8_0": 2, "q4_0": 3, "q4_1": 4}
-ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "clamped_silu": 2}
+ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "clamped_silu": 2, "sigmoid": 3}
 
 
 def _fields(*, pointers: str = "", ints: str = "", floats: str = "") -> list[tuple[str, Any]]:
@@ -125,7 +129,7 @@ class RmsNormArgs(OpArgs):
     _fields_ = _fields(
         pointers="x weight residual y",
         ints="rows inner dim x_stride x_inner_stride residual_stride y_stride y_inner_stride",
-        floats="eps",
+        floats="eps shift",
     )
 
 
@@ -300,7 +304,7 @@ class RmsNormBackwardArgs(OpArgs):
     _fields_ = _fields(
         pointers="x weight dy dx dweight",
         ints="rows inner dim x_stride x_inner_stride dy_stride dy_inner_stride",
-        floats="eps",
+        floats="eps shift",
     )
 
 
@@ -351,6 +355,40 @@ class StoreBackwardArgs(OpArgs):
 
     op = 23
     _fields_ = _fields(pointers="gradient plan dkeys dvalues", ints="rows clear")
+
+
+class ScaleArgs(OpArgs):
+    """mohist_scale_args."""
+
+    op = 24
+    _fields_ = _fields(
+        pointers="x residual y", ints="rows dim x_stride residual_stride y_stride", floats="factor"
+    )
+
+
+class SiluArgs(OpArgs):
+    """mohist_silu_args."""
+
+    op = 25
+    _fields_ = _fields(pointers="x y", ints="rows dim x_stride y_stride")
+
+
+class SiluBackwardArgs(OpArgs):
+    """mohist_silu_backward_args."""
+
+    op = 26
+    _fields_ = _fields(pointers="x dy dx", ints="rows dim x_stride dy_stride")
+
+
+class LightningArgs(OpArgs):
+    """mohist_lightning_args."""
+
+    op = 27
+    _fields_ = _fields(
+        pointers="states plan q k v decays y",
+        ints="rows heads key_dim value_dim block_size q_stride q_head_stride k_stride k_head_stride "
+        "v_stride v_head_stride reverse",
+    )
 
 
 def _cpu_flags() -> frozenset[str]:

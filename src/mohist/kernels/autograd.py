@@ -18,7 +18,7 @@ from mohist.kernels.activation import SILU, Activation
 from mohist.kernels.gradients import Gradients, TorchGradients
 from mohist.kernels.native import NativeOps
 from mohist.kernels.native_gradients import NativeGradients
-from mohist.kernels.ops import AttentionSpec, ExpertWeights, KvCache, Ops, RouteSpec, RowPlan
+from mohist.kernels.ops import AttentionSpec, ExpertWeights, KvCache, Ops, RouteSpec, RowPlan, StateCache
 from mohist.kernels.sampling import SampledRows, SampleRow, TokenScores
 from mohist.kernels.weight import Weight
 from mohist.types import SamplingParams
@@ -58,9 +58,17 @@ class TrainingOps:
         """See `Ops.linear_grouped`."""
         return _LinearGrouped.apply(self, weights, x_TNK, *(w.source for w in weights))
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None = None) -> Tensor:
+    def rms_norm(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        *,
+        shift: float = 0.0,
+        residual: Tensor | None = None,
+    ) -> Tensor:
         """See `Ops.rms_norm`."""
-        return _RmsNorm.apply(self, x, weight, eps, residual)
+        return _RmsNorm.apply(self, eps, shift, x, weight, residual)
 
     def rope_angles(
         self, positions_T: Tensor, inv_freq_R: Tensor, scales_S: Tensor, *, period: int = 1
@@ -75,6 +83,14 @@ class TrainingOps:
     def glu(self, gate_up_T2F: Tensor, activation: Activation = SILU) -> Tensor:
         """See `Ops.glu`."""
         return _Glu.apply(self, activation, gate_up_T2F)
+
+    def scale(self, x_TD: Tensor, factor: float, *, residual: Tensor | None = None) -> Tensor:
+        """See `Ops.scale`."""
+        return _Scale.apply(self.ops, factor, x_TD, residual)
+
+    def silu(self, x_TD: Tensor) -> Tensor:
+        """See `Ops.silu`."""
+        return _Silu.apply(self, x_TD)
 
     def concat(self, a: Tensor, b: Tensor) -> Tensor:
         """See `Ops.concat`."""
@@ -95,6 +111,18 @@ class TrainingOps:
     ) -> Tensor:
         """See `Ops.attention`."""
         return _Attention.apply(self, rows, spec, q_TNH, cache.keys, cache.values, sinks_N)
+
+    def lightning(
+        self,
+        q_TNH: Tensor,
+        k_TNH: Tensor,
+        v_TNV: Tensor,
+        cache: StateCache,
+        rows: RowPlan,
+        decays_N: Tensor,
+    ) -> Tensor:
+        """See `Ops.lightning`; nothing flows back into states that were there before."""
+        return _Lightning.apply(self, cache, rows, decays_N, q_TNH, k_TNH, v_TNV)
 
     def route(self, logits_TE: Tensor, spec: RouteSpec, *, bias_E: Tensor | None) -> tuple[Tensor, Tensor]:
         """See `Ops.route`; the bias chooses but never weighs, so it gets no gradient."""
@@ -202,17 +230,17 @@ class _LinearGrouped(Function):
 class _RmsNorm(Function):
     @staticmethod
     def forward(
-        ctx: Any, outer: TrainingOps, x: Tensor, weight: Tensor, eps: float, residual: Grad
+        ctx: Any, outer: TrainingOps, eps: float, shift: float, x: Tensor, weight: Tensor, residual: Grad
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.gradients, ctx.eps = outer.gradients, eps
-        return outer.ops.rms_norm(x, weight, eps, residual=residual)
+        ctx.gradients, ctx.eps, ctx.shift = outer.gradients, eps, shift
+        return outer.ops.rms_norm(x, weight, eps, shift=shift, residual=residual)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Grads:
-        dresidual = dy if ctx.needs_input_grad[4] else None
-        return None, *ctx.gradients.rms_norm(dy, *ctx.saved_tensors, ctx.eps), None, dresidual
+        dx, dweight = ctx.gradients.rms_norm(dy, *ctx.saved_tensors, ctx.eps, shift=ctx.shift)
+        return None, None, None, dx, dweight, dy if ctx.needs_input_grad[5] else None
 
 
 class _Rope(Function):
@@ -246,6 +274,61 @@ class _Glu(Function):
     @once_differentiable
     def backward(ctx: Any, dy_TF: Tensor) -> Grads:
         return None, None, ctx.gradients.glu(dy_TF, *ctx.saved_tensors, ctx.activation)
+
+
+class _Scale(Function):
+    @staticmethod
+    def forward(ctx: Any, ops: Ops, factor: float, x_TD: Tensor, residual_TD: Grad) -> Tensor:
+        ctx.ops, ctx.factor = ops, factor
+        return ops.scale(x_TD, factor, residual=residual_TD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_TD: Tensor) -> Grads:
+        dx_TD = ctx.ops.scale(dy_TD.contiguous(), ctx.factor)
+        return None, None, dx_TD, dy_TD if ctx.needs_input_grad[3] else None
+
+
+class _Silu(Function):
+    @staticmethod
+    def forward(ctx: Any, outer: TrainingOps, x_TD: Tensor) -> Tensor:
+        ctx.save_for_backward(x_TD)
+        ctx.gradients = outer.gradients
+        return outer.ops.silu(x_TD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_TD: Tensor) -> Grads:
+        return None, ctx.gradients.silu(dy_TD, *ctx.saved_tensors)
+
+
+class _Lightning(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        outer: TrainingOps,
+        cache: StateCache,
+        rows: RowPlan,
+        decays_N: Tensor,
+        q_TNH: Tensor,
+        k_TNH: Tensor,
+        v_TNV: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(q_TNH, k_TNH, v_TNV, decays_N)
+        ctx.gradients, ctx.cache, ctx.rows = outer.gradients, cache, rows
+        return outer.ops.lightning(q_TNH, k_TNH, v_TNV, cache, rows, decays_N)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout_TNV: Tensor) -> Grads:
+        *inputs, decays_N = ctx.saved_tensors
+        return (
+            None,
+            None,
+            None,
+            None,
+            *ctx.gradients.lightning(dout_TNV, *inputs, ctx.cache, ctx.rows, decays_N),
+        )
 
 
 class _Concat(Function):

@@ -27,6 +27,7 @@ from mohist.kernels.ops import (
     Ops,
     RouteSpec,
     RowPlan,
+    StateCache,
 )
 from mohist.kernels.sampling import TokenScores, score_twin
 from mohist.kernels.twin import TorchOps, places, route_weights
@@ -85,7 +86,9 @@ class Gradients(Protocol):
         """Of x and of the matrices."""
         ...
 
-    def rms_norm(self, dy: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def rms_norm(
+        self, dy: Tensor, x: Tensor, weight: Tensor, eps: float, *, shift: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """Of x and of the weight."""
         ...
 
@@ -111,6 +114,23 @@ class Gradients(Protocol):
         sinks_N: Grad = None,
     ) -> tuple[Tensor, KvCache, Grad]:
         """Of the queries, of the whole cache, and of the sinks if there are any."""
+        ...
+
+    def silu(self, dy_TD: Tensor, x_TD: Tensor) -> Tensor:
+        """Of x."""
+        ...
+
+    def lightning(
+        self,
+        dout_TNV: Tensor,
+        q_TNH: Tensor,
+        k_TNH: Tensor,
+        v_TNV: Tensor,
+        cache: StateCache,
+        rows: RowPlan,
+        decays_N: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of queries, keys and values; the rows hold all positions of all blocks that they touch."""
         ...
 
     def route(self, dweights_TK: Tensor, logits_TE: Tensor, experts_TK: Tensor, spec: RouteSpec) -> Tensor:
@@ -213,10 +233,12 @@ class TorchGradients:
         dx_TNK = torch.stack([dy_TNM[:, n] @ dense(weight) for n, weight in enumerate(weights)], dim=1)
         return dx_TNK, [dy_TNM[:, n].T @ x_TNK[:, n] if w else None for n, w in enumerate(wants)]
 
-    def rms_norm(self, dy: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def rms_norm(
+        self, dy: Tensor, x: Tensor, weight: Tensor, eps: float, *, shift: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """See `Gradients.rms_norm`."""
         inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
-        unit, dunit = x * inverse, dy * weight
+        unit, dunit = x * inverse, dy * (weight + shift)
         dx = inverse * (dunit - unit * (dunit * unit).mean(-1, keepdim=True))
         return dx, (dy * unit).flatten(0, -2).sum(0)
 
@@ -261,6 +283,29 @@ class TorchGradients:
         dq_TNH, dkeys = next(found), next(found)
         dvalues = None if values is None else next(found)
         return dq_TNH, KvCache(dkeys, dvalues), None if sinks_N is None else next(found)
+
+    def silu(self, dy_TD: Tensor, x_TD: Tensor) -> Tensor:
+        """See `Gradients.silu`."""
+        open_TD = x_TD.sigmoid()
+        return dy_TD * open_TD * (1 + x_TD * (1 - open_TD))
+
+    def lightning(
+        self,
+        dout_TNV: Tensor,
+        q_TNH: Tensor,
+        k_TNH: Tensor,
+        v_TNV: Tensor,
+        cache: StateCache,
+        rows: RowPlan,
+        decays_N: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Gradients.lightning`."""
+        inputs = _leaf(q_TNH), _leaf(k_TNH), _leaf(v_TNV)
+        fresh = StateCache(torch.zeros_like(cache.states), cache.block_size)
+        with torch.enable_grad():
+            out_TNV = self._twin.lightning(*inputs, fresh, rows, decays_N)
+        dq_TNH, dk_TNH, dv_TNV = _gradients(out_TNV, inputs, dout_TNV)
+        return dq_TNH, dk_TNH, dv_TNV
 
     def route(self, dweights_TK: Tensor, logits_TE: Tensor, experts_TK: Tensor, spec: RouteSpec) -> Tensor:
         """See `Gradients.route`."""

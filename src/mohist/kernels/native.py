@@ -34,7 +34,7 @@ from mohist.kernels.operands import (
     rows_contiguous,
     weight_structs,
 )
-from mohist.kernels.ops import AttentionSpec, ExpertWeights, KvCache, RouteSpec, RowPlan
+from mohist.kernels.ops import AttentionSpec, ExpertWeights, KvCache, RouteSpec, RowPlan, StateCache
 from mohist.kernels.sampling import SampledRows, SampleRow, TokenScores
 from mohist.kernels.weight import Weight
 from mohist.types import SamplingParams
@@ -277,7 +277,15 @@ class NativeOps:
         self._do(args, struct)
         return y
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None = None) -> Tensor:
+    def rms_norm(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        *,
+        shift: float = 0.0,
+        residual: Tensor | None = None,
+    ) -> Tensor:
         """See `Ops.rms_norm`."""
         assert residual is None or x.dim() == 2, x.shape
         x = rows_contiguous(x)
@@ -298,6 +306,7 @@ class NativeOps:
             inner * dim,
             dim,
             eps,
+            shift,
         )
         self._do(args)
         return y
@@ -360,6 +369,30 @@ class NativeOps:
             activation_struct(activation),
         )
         self._do(args)
+        return y
+
+    def scale(self, x_TD: Tensor, factor: float, *, residual: Tensor | None = None) -> Tensor:
+        """See `Ops.scale`."""
+        x_TD = rows_contiguous(x_TD)
+        y = self._empty(*x_TD.shape)
+        args = abi.ScaleArgs(
+            x_TD.data_ptr(),
+            pointer(residual),
+            y.data_ptr(),
+            *x_TD.shape,
+            x_TD.stride(0),
+            residual.stride(0) if residual is not None else 0,
+            y.stride(0),
+            factor,
+        )
+        self._do(args)
+        return y
+
+    def silu(self, x_TD: Tensor) -> Tensor:
+        """See `Ops.silu`."""
+        x_TD = rows_contiguous(x_TD)
+        y = self._empty(*x_TD.shape)
+        self._do(abi.SiluArgs(x_TD.data_ptr(), y.data_ptr(), *x_TD.shape, x_TD.stride(0), y.stride(0)))
         return y
 
     def concat(self, a: Tensor, b: Tensor) -> Tensor:
@@ -434,6 +467,40 @@ class NativeOps:
             spec.scale,
         )
         self._do(args, cache_args, plan_args, cache, rows, sinks_N)
+        return y
+
+    def lightning(
+        self,
+        q_TNH: Tensor,
+        k_TNH: Tensor,
+        v_TNV: Tensor,
+        cache: StateCache,
+        rows: RowPlan,
+        decays_N: Tensor,
+        *,
+        reverse: bool = False,
+    ) -> Tensor:
+        """See `Ops.lightning`; `reverse` is the scan of gradients that mohist.h describes."""
+        q_TNH, k_TNH, v_TNV = map(rows_contiguous, (q_TNH, k_TNH, v_TNV))
+        y = self._empty(*v_TNV.shape)
+        plan_args = plan_struct(rows)
+        args = abi.LightningArgs(
+            cache.states.data_ptr(),
+            ctypes.addressof(plan_args),
+            q_TNH.data_ptr(),
+            k_TNH.data_ptr(),
+            v_TNV.data_ptr(),
+            decays_N.data_ptr(),
+            y.data_ptr(),
+            *q_TNH.shape,
+            v_TNV.shape[2],
+            cache.block_size,
+            *q_TNH.stride()[:2],
+            *k_TNH.stride()[:2],
+            *v_TNV.stride()[:2],
+            reverse,
+        )
+        self._do(args, plan_args, cache, rows, decays_N)
         return y
 
     def route(self, logits_TE: Tensor, spec: RouteSpec, *, bias_E: Tensor | None) -> tuple[Tensor, Tensor]:

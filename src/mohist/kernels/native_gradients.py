@@ -28,7 +28,16 @@ from mohist.kernels.operands import (
     pointer,
     rows_contiguous,
 )
-from mohist.kernels.ops import AttentionSpec, ExpertBiases, ExpertWeights, KvCache, RouteSpec, RowPlan
+from mohist.kernels.ops import (
+    AttentionSpec,
+    ExpertBiases,
+    ExpertWeights,
+    KvCache,
+    LightningSpec,
+    RouteSpec,
+    RowPlan,
+    StateCache,
+)
 from mohist.kernels.sampling import TokenScores
 from mohist.kernels.weight import Factors, Weight
 from mohist.types import SamplingParams
@@ -150,7 +159,9 @@ class NativeGradients:
         self._multiply(*products)
         return dx_TNK, dmatrices
 
-    def rms_norm(self, dy: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def rms_norm(
+        self, dy: Tensor, x: Tensor, weight: Tensor, eps: float, *, shift: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """See `Gradients.rms_norm`."""
         dy, x = _rows(dy), _rows(x)
         dx, dweight = recycled.empty(*x.shape), recycled.empty(*weight.shape)
@@ -170,6 +181,7 @@ class NativeGradients:
                 dy.stride(0),
                 dy.stride(1) if nested else 0,
                 eps,
+                shift,
             )
         )
         return dx, dweight
@@ -190,6 +202,43 @@ class NativeGradients:
             )
         )
         return dx_T2F
+
+    def silu(self, dy_TD: Tensor, x_TD: Tensor) -> Tensor:
+        """See `Gradients.silu`."""
+        dy_TD, x_TD = _rows(dy_TD), _rows(x_TD)
+        dx_TD = torch.empty(x_TD.shape)
+        pointers = x_TD.data_ptr(), dy_TD.data_ptr(), dx_TD.data_ptr()
+        self._run(abi.SiluBackwardArgs(*pointers, *x_TD.shape, x_TD.stride(0), dy_TD.stride(0)))
+        return dx_TD
+
+    def lightning(
+        self,
+        dout_TNV: Tensor,
+        q_TNH: Tensor,
+        k_TNH: Tensor,
+        v_TNV: Tensor,
+        cache: StateCache,
+        rows: RowPlan,
+        decays_N: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Gradients.lightning`: the same scan with the operands' parts exchanged.
+
+        dq reads the transposed states, forward. With G the gradient of a state, dv = G^T k and dk = G v, and
+        G is what a scan in reverse makes of queries and dout.
+        """
+        num_blocks, block_size = len(cache.states), cache.block_size
+
+        def scan(q: Tensor, k: Tensor, v: Tensor, *, reverse: bool) -> Tensor:
+            spec = LightningSpec(layer=0, num_heads=q.shape[1], key_dim=q.shape[2], value_dim=v.shape[2])
+            fresh = StateCache.zeros(
+                spec, num_blocks=num_blocks, block_size=block_size, device=self._ops.device
+            )
+            return self._ops.lightning(q, k, v, fresh, rows, decays_N, reverse=reverse)
+
+        dout_TNV, q_TNH, k_TNH, v_TNV = map(_rows, (dout_TNV, q_TNH, k_TNH, v_TNV))
+        dq_TNH = scan(dout_TNV, v_TNV, k_TNH, reverse=False)
+        dk_TNH = scan(v_TNV, dout_TNV, q_TNH, reverse=True)
+        return dq_TNH, dk_TNH, scan(k_TNH, q_TNH, dout_TNV, reverse=True)
 
     def store(self, dcache: KvCache, rows: RowPlan, *, clear: bool) -> tuple[Tensor, Grad, KvCache]:
         """See `Gradients.store`."""

@@ -43,9 +43,12 @@ __all__ = [
     "ExpertBiases",
     "ExpertWeights",
     "KvCache",
+    "LightningSpec",
     "Ops",
     "RouteSpec",
     "RowPlan",
+    "StateCache",
+    "new_cache",
 ]
 
 LANES = PANEL
@@ -67,6 +70,17 @@ class AttentionSpec:
     """Multiplies every score q.k."""
     window: int | None = None
     """A query at position p sees keys p-window+1..p; None sees all up to p."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LightningSpec:
+    """What one layer's linear attention looks like, whoever stores its states."""
+
+    layer: int
+    """Names the layer's cache; the kernels do not read it."""
+    num_heads: int
+    key_dim: int
+    value_dim: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,6 +166,48 @@ def _brief_zeros(*shape: int, device: torch.device) -> Tensor:
     return recycled.empty(*shape).zero_() if device.type == "cpu" else torch.zeros(shape, device=device)
 
 
+@dataclass(frozen=True, slots=True)
+class StateCache:
+    """One layer's states of linear attention: each block has that of its last computed position."""
+
+    states: Tensor
+    """float32 [B, N, ceil(V/16), H, 16]."""
+    block_size: int
+    """Tokens a block."""
+
+    @classmethod
+    def zeros(
+        cls,
+        spec: LightningSpec,
+        *,
+        num_blocks: int,
+        block_size: int,
+        device: torch.device,
+        brief: bool = False,
+    ) -> StateCache:
+        """See `KvCache.zeros`."""
+        panels = -(-spec.value_dim // LANES)
+        zeros = _brief_zeros if brief else _zeros
+        states = zeros(num_blocks, spec.num_heads, panels, spec.key_dim, LANES, device=device)
+        return cls(states, block_size)
+
+
+def new_cache(
+    spec: AttentionSpec | LightningSpec,
+    *,
+    num_blocks: int,
+    block_size: int,
+    device: torch.device,
+    brief: bool = False,
+) -> KvCache | StateCache:
+    """An empty cache of the kind and shape that a layer needs (see `KvCache.zeros`)."""
+    if isinstance(spec, AttentionSpec):
+        return KvCache.zeros(
+            spec, num_blocks=num_blocks, block_size=block_size, device=device, brief=brief
+        )
+    return StateCache.zeros(spec, num_blocks=num_blocks, block_size=block_size, device=device, brief=brief)
+
+
 def _zeros(*shape: int, device: torch.device) -> Tensor:
     if device.type != "cpu":
         return torch.zeros(shape, device=device)
@@ -226,11 +282,19 @@ class Ops(Protocol):
         """
         ...
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None = None) -> Tensor:
-        """Normalise rows: (x * r) * weight, r = 1 / sqrt(s / D + eps), s the 16-lane sum of x*x (by fma).
+    def rms_norm(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        *,
+        shift: float = 0.0,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """Normalise rows: (x * r) * (weight + shift), r = 1 / sqrt(s / D + eps).
 
-        x is [T, D] or [T, N, H] (every head alone); weight [D] or [H]. Then, if x is [T, D], residual + that
-        if given.
+        s is the 16-lane sum of x*x (by fma). x is [T, D] or [T, N, H] (every head alone); weight [D] or [H].
+        Then, if x is [T, D], residual + that if given.
         """
         ...
 
@@ -258,8 +322,17 @@ class Ops(Protocol):
         silu          (g / (1 + exp(-g))) * u
         gelu_tanh     (g / (1 + exp(-(g * fma(g * g, b, a))))) * u, a = 2 sqrt(2/pi) and b = 0.044715 a,
                       which is u * g/2 (1 + tanh(sqrt(2/pi) (g + 0.044715 g^3)))
+        sigmoid       (1 / (1 + exp(-g))) * u
         clamped_silu  (u' + 1) * (g' / (1 + exp(-(steepness * g')))), g' = min(g, limit), u' within +-limit
         """
+        ...
+
+    def scale(self, x_TD: Tensor, factor: float, *, residual: Tensor | None = None) -> Tensor:
+        """x * factor, then residual + that if given: [T, D]."""
+        ...
+
+    def silu(self, x_TD: Tensor) -> Tensor:
+        """x / (1 + exp(-x)): [T, D]."""
         ...
 
     def concat(self, a: Tensor, b: Tensor) -> Tensor:
@@ -288,6 +361,27 @@ class Ops(Protocol):
             out_d = (chain over j of e_j * v_jd) / (16-lane sum of e_j, lane j modulo 16)
 
         With sinks, m is at least the head's sink and the sum has exp(sink - m) added to it last.
+        """
+        ...
+
+    def lightning(
+        self,
+        q_TNH: Tensor,
+        k_TNH: Tensor,
+        v_TNV: Tensor,
+        cache: StateCache,
+        rows: RowPlan,
+        decays_N: Tensor,
+    ) -> Tensor:
+        """Linear attention with a decay, by a state S [H, V] for each head: [T, N, V].
+
+        Rows are taken in order. For the row at position p, with S that of position p - 1 (0 at position 0),
+
+            S_dv = fma(k_d, v_v, decay * S_dv);  out_v = chain over d of q_d * S_dv
+
+        The block of position p - 1 is where S is read, the block of position p where it is left. So a full
+        block holds the state after its last position, from which any sequence that begins alike can go on;
+        positions must not be taken back.
         """
         ...
 

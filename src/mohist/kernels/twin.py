@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mohist.kernels.activation import SILU, Activation
-from mohist.kernels.ops import LANES, AttentionSpec, ExpertWeights, KvCache, RouteSpec, RowPlan
+from mohist.kernels.ops import LANES, AttentionSpec, ExpertWeights, KvCache, RouteSpec, RowPlan, StateCache
 from mohist.kernels.sampling import SampledRows, SampleRow, TokenScores, sample_twin, score_twin
 from mohist.kernels.weight import BLOCK, PANEL, Weight, is_quantized
 from mohist.types import SamplingParams
@@ -55,9 +55,17 @@ class TorchOps:
         """See `Ops.linear_grouped`."""
         return torch.stack([_matmul(x_TNK[:, n], weight) for n, weight in enumerate(weights)], dim=1)
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None = None) -> Tensor:
+    def rms_norm(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        *,
+        shift: float = 0.0,
+        residual: Tensor | None = None,
+    ) -> Tensor:
         """See `Ops.rms_norm`."""
-        y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+        y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * (weight + shift)
         return y if residual is None else residual + y
 
     def rope_angles(
@@ -88,8 +96,19 @@ class TorchOps:
             return F.silu(gate_TF) * up_TF
         if activation.kind == "gelu_tanh":
             return F.gelu(gate_TF, approximate="tanh") * up_TF
+        if activation.kind == "sigmoid":
+            return gate_TF.sigmoid() * up_TF
         gate_TF, up_TF = gate_TF.clamp(max=activation.limit), up_TF.clamp(-activation.limit, activation.limit)
         return (up_TF + 1) * gate_TF * (activation.steepness * gate_TF).sigmoid()
+
+    def scale(self, x_TD: Tensor, factor: float, *, residual: Tensor | None = None) -> Tensor:
+        """See `Ops.scale`."""
+        y_TD = x_TD * factor
+        return y_TD if residual is None else residual + y_TD
+
+    def silu(self, x_TD: Tensor) -> Tensor:
+        """See `Ops.silu`."""
+        return F.silu(x_TD)
 
     def concat(self, a: Tensor, b: Tensor) -> Tensor:
         """See `Ops.concat`."""
@@ -117,6 +136,31 @@ class TorchOps:
             _attend(q_TNH[start:end], keys_GLH, values_GLV, rows.positions_T[start:end], spec, sinks_N)
             for start, end, keys_GLH, values_GLV in _sequences(cache, rows, spec)
         ]
+        return torch.cat(parts)
+
+    def lightning(
+        self,
+        q_TNH: Tensor,
+        k_TNH: Tensor,
+        v_TNV: Tensor,
+        cache: StateCache,
+        rows: RowPlan,
+        decays_N: Tensor,
+    ) -> Tensor:
+        """See `Ops.lightning`. Rows of one block at a time; states of this call stay on the tape."""
+        states: dict[int, Tensor] = {}
+        parts = []
+        for start, end, before, block in _block_runs(cache.block_size, rows):
+            if before is None:
+                state = q_TNH.new_zeros(*q_TNH.shape[1:], v_TNV.shape[2])
+            else:
+                state = states[before] if before in states else _stored_state(cache, before, v_TNV.shape[2])
+            part, states[block] = _recur(
+                q_TNH[start:end], k_TNH[start:end], v_TNV[start:end], state.to(q_TNH.dtype), decays_N
+            )
+            parts.append(part)
+        for block, state in states.items():
+            _keep_state(cache, block, state.detach())
         return torch.cat(parts)
 
     def route(self, logits_TE: Tensor, spec: RouteSpec, *, bias_E: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -267,3 +311,49 @@ def _attend(
         sinks_GMt1 = sinks_N.view(spec.num_kv_heads, -1, 1, 1).expand(*scores_GMtL.shape[:3], 1)
         probs_GMtL = torch.cat((scores_GMtL, sinks_GMt1), dim=-1).softmax(-1)[..., :-1]
     return torch.matmul(probs_GMtL, values_GLV[:, None]).permute(2, 0, 1, 3).flatten(1, 2)
+
+
+def _block_runs(block_size: int, rows: RowPlan) -> Iterator[tuple[int, int, int | None, int]]:
+    """(first row, end row, block of the position before, own block) of rows that share a block, in order."""
+    positions, sequences = rows.positions_T.tolist(), rows.sequence_T.tolist()
+    start = 0
+    while start < len(positions):
+        table, position = rows.tables_SB[sequences[start]].tolist(), positions[start]
+        room = block_size - position % block_size
+        end = start + 1
+        while end < len(positions) and end - start < room and sequences[end] == sequences[start]:
+            end += 1
+        before = table[(position - 1) // block_size] if position else None
+        yield start, end, before, table[position // block_size]
+        start = end
+
+
+def _recur(
+    q_tNH: Tensor, k_tNH: Tensor, v_tNV: Tensor, state_NHV: Tensor, decays_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What rows that follow on a state read, and the state after them, in the closed form of a block."""
+    count = len(q_tNH)
+    steps_t = torch.arange(count, device=q_tNH.device)
+    log_decays_N = decays_N.to(q_tNH.dtype).log()
+
+    def decayed(steps: Tensor) -> Tensor:
+        return (log_decays_N.view(-1, *[1] * steps.dim()) * steps).exp()
+
+    distance_tt = (steps_t[:, None] - steps_t).clamp(min=0)
+    within_Ntt = decayed(distance_tt) * (steps_t[:, None] >= steps_t)
+    q_NtH, k_NtH, v_NtV = (x.transpose(0, 1) for x in (q_tNH, k_tNH, v_tNV))
+    own_NtV = (q_NtH @ k_NtH.transpose(1, 2) * within_Ntt) @ v_NtV
+    earlier_NtV = decayed(steps_t + 1)[..., None] * (q_NtH @ state_NHV)
+    after_NHV = decayed(torch.tensor(count))[..., None, None] * state_NHV
+    added_NHV = (k_NtH * decayed(count - 1 - steps_t)[..., None]).transpose(1, 2) @ v_NtV
+    return (own_NtV + earlier_NtV).transpose(0, 1), after_NHV + added_NHV
+
+
+def _stored_state(cache: StateCache, block: int, value_dim: int) -> Tensor:
+    """The state [N, H, V] in a block."""
+    return cache.states[block].transpose(1, 2).flatten(2)[..., :value_dim]
+
+
+def _keep_state(cache: StateCache, block: int, state_NHV: Tensor) -> None:
+    padded = F.pad(state_NHV, (0, -state_NHV.shape[2] % LANES))
+    cache.states[block] = padded.unflatten(2, (-1, LANES)).transpose(1, 2).to(cache.states.dtype)

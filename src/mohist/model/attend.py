@@ -1,18 +1,19 @@
 """Where keys and values live is an argument of the forward pass. Here: nowhere but in this one pass.
 
 Shape suffixes: T packed rows, N query heads, G key/value heads, H key dim, V value dim, S sequences,
-B blocks.
+B blocks, U packed rows with copies.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, overload
 
 import torch
 from torch import Tensor
 
-from mohist.kernels.ops import AttentionSpec, KvCache, Ops, RowPlan
+from mohist.kernels.ops import AttentionSpec, KvCache, LightningSpec, Ops, RowPlan, StateCache, new_cache
 
 __all__ = ["Attend", "PackedAttend"]
 
@@ -22,6 +23,12 @@ _BLOCK_SIZE = 32
 
 class Attend(Protocol):
     """Stores the rows' keys and values where they belong, then lets every row attend to its sequence."""
+
+    def lightning(
+        self, spec: LightningSpec, q_TNH: Tensor, k_TNH: Tensor, v_TNV: Tensor, decays_N: Tensor, /
+    ) -> Tensor:
+        """What linear attention reads, [T, N, V], from the states of the rows' sequences."""
+        ...
 
     def __call__(
         self,
@@ -71,7 +78,13 @@ class PackedAttend:
         self.rows = plan(layout.rows)
         self._copies = plan(layout.copies) if layout.copies else None
         self._copied_T = torch.tensor([row.source for row in layout.copies], device=ops.device)
-        self._scratch: dict[tuple[int, int, int, bool], KvCache] = {}
+        # rows and copies by sequence and position; where each of them comes from, and where the own ones are
+        every = sorted(layout.rows + layout.copies)
+        self._with_copies = plan(every) if layout.copies else self.rows
+        self._source_U = torch.tensor([row.source for row in every], device=ops.device)
+        own = set(layout.rows)
+        self._own_T = torch.tensor([i for i, row in enumerate(every) if row in own], device=ops.device)
+        self._scratch: dict[AttentionSpec | LightningSpec, KvCache | StateCache] = {}
 
     @property
     def positions_T(self) -> Tensor:
@@ -96,12 +109,27 @@ class PackedAttend:
             self._ops.store(cache, self._copies, k_TGH.index_select(0, self._copied_T), values)
         return self._ops.attention(q_TNH, cache, self.rows, spec, sinks_N=sinks_N)
 
-    def _cache(self, spec: AttentionSpec) -> KvCache:
+    def lightning(
+        self, spec: LightningSpec, q_TNH: Tensor, k_TNH: Tensor, v_TNV: Tensor, decays_N: Tensor, /
+    ) -> Tensor:
+        """See `Attend`. A sequence that continues another computes its copied rows anew, for their states."""
+        cache = self._cache(spec)
+        if self._copies is None:
+            return self._ops.lightning(q_TNH, k_TNH, v_TNV, cache, self.rows, decays_N)
+        every = (x.contiguous().index_select(0, self._source_U) for x in (q_TNH, k_TNH, v_TNV))
+        out_UNV = self._ops.lightning(*every, cache, self._with_copies, decays_N)
+        return out_UNV.index_select(0, self._own_T)
+
+    @overload
+    def _cache(self, spec: AttentionSpec) -> KvCache: ...
+    @overload
+    def _cache(self, spec: LightningSpec) -> StateCache: ...
+    def _cache(self, spec: AttentionSpec | LightningSpec) -> KvCache | StateCache:
         """Fresh when gradients are recorded, since they read it later; else shared by layers of one shape."""
-        shape = (spec.num_kv_heads, spec.key_dim, spec.value_dim, spec.latent)
+        shape = dataclasses.replace(spec, layer=0)
         cache = None if torch.is_grad_enabled() else self._scratch.get(shape)
         if cache is None:
-            cache = KvCache.zeros(
+            cache = new_cache(
                 spec,
                 num_blocks=self._num_blocks,
                 block_size=_BLOCK_SIZE,

@@ -13,11 +13,13 @@ __all__ = [
     "DenseConfig",
     "GqaConfig",
     "LayerConfig",
+    "LightningConfig",
     "LinearScaling",
     "Llama3Scaling",
     "MlaConfig",
     "MoeConfig",
     "QueryGrowth",
+    "ResidualScales",
     "RopeConfig",
     "TableScaling",
     "YarnScaling",
@@ -114,6 +116,8 @@ class GqaConfig:
     """RMSNorm of queries and of keys before rope: of every head, or of all heads as one long row."""
     window: int | None = None
     """Tokens that a query sees, itself included; None sees all."""
+    scale: float | None = None
+    """Multiplies every score; None: 1 / sqrt(head_dim)."""
     sinks: bool = False
     """A trained score for each head joins its softmax and takes a share of it to nowhere (gpt-oss)."""
 
@@ -163,6 +167,35 @@ class MlaConfig:
     def rope_dim(self) -> int:
         """Entries of a head with positions."""
         return self.rope.dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class LightningConfig:
+    """Linear attention whose state fades, gated after its norm (arXiv 2501.08313, section 2.2)."""
+
+    num_heads: int
+    head_dim: int
+    slope_scale: float
+    """Head h = 1..N forgets by exp(-slope_scale * 2^(-8 h / N)) a position."""
+
+    @property
+    def rope(self) -> None:
+        """Positions enter by the decay alone."""
+        return None
+
+    def __post_init__(self) -> None:
+        for name in ("num_heads", "head_dim", "slope_scale"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualScales:
+    """x' = alpha norm(x) + beta f(norm(x)): the residual path of MiniMax-01, which takes the normed input."""
+
+    mixer_alpha: float = 1.0
+    mixer_beta: float = 1.0
+    mlp_alpha: float = 1.0
+    mlp_beta: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,10 +252,16 @@ class MoeConfig:
 class LayerConfig:
     """One block: a token mixer, then a feed-forward, each behind an RMSNorm and beside a residual path."""
 
-    mixer: GqaConfig | MlaConfig
+    mixer: GqaConfig | MlaConfig | LightningConfig
     mlp: DenseConfig | MoeConfig
     post_norms: bool = False
     """Whether an RMSNorm also follows each of the two, before it is added to the residual path."""
+    residual: ResidualScales | None = None
+    """None adds each of the two to what came into its norm."""
+
+    def __post_init__(self) -> None:
+        both = self.post_norms and self.residual is not None
+        _require(not both, "post_norms", self.post_norms, "False beside scaled residuals")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +276,10 @@ class DecoderConfig:
     mtp_layers: int = 0
     """Multi-token prediction modules after the last layer, each with a block like the last one."""
     norm_eps: float
+    norm_shift: float = 0.0
+    """Added to the weight of every norm, of heads too; Gemma's are stored less 1."""
+    embed_scale: float = 1.0
+    """Multiplies embeddings."""
     tie_embeddings: bool
     """Whether the output head is the embedding."""
     max_positions: int

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig, MlaConfig, MoeConfig
+from mohist.model.config import (
+    DecoderConfig,
+    DenseConfig,
+    GqaConfig,
+    LayerConfig,
+    LightningConfig,
+    MlaConfig,
+    MoeConfig,
+)
 
 __all__ = [
     "active_parameters",
@@ -12,6 +20,7 @@ __all__ = [
     "flops_per_token",
     "mtp_parameters",
     "parameters",
+    "state_values",
     "weight_bytes",
 ]
 
@@ -42,6 +51,12 @@ def cache_values_per_token(config: DecoderConfig) -> int:
     return sum(_cache(layer.mixer) for layer in config.layers)
 
 
+def state_values(config: DecoderConfig) -> int:
+    """Numbers of the states of linear attention, of which each cache block has a copy, whatever its size."""
+    mixers = (layer.mixer for layer in config.layers)
+    return sum(m.num_heads * m.head_dim**2 for m in mixers if isinstance(m, LightningConfig))
+
+
 def weight_bytes(config: DecoderConfig, weight_format: str) -> int:
     """Bytes of the weights in f32, bf16, q8_0, q4_1 or q4_0, MTP modules left aside."""
     return round(parameters(config) * _BITS[weight_format] / 8)
@@ -69,7 +84,10 @@ def _layer(
     return norms * hidden + _mixer(hidden, layer.mixer) + mlp(hidden, layer.mlp)
 
 
-def _mixer(hidden: int, mixer: GqaConfig | MlaConfig) -> int:
+def _mixer(hidden: int, mixer: GqaConfig | MlaConfig | LightningConfig) -> int:
+    if isinstance(mixer, LightningConfig):
+        width = mixer.num_heads * mixer.head_dim
+        return 5 * hidden * width + width
     if isinstance(mixer, MlaConfig):
         width = mixer.num_heads * (mixer.nope_dim + mixer.rope_dim)
         rank = mixer.q_rank
@@ -100,13 +118,17 @@ def _expert(hidden: int, mlp: MoeConfig) -> int:
     return 3 * hidden * mlp.width + (2 * mlp.width + hidden) * mlp.biases
 
 
-def _cache(mixer: GqaConfig | MlaConfig) -> int:
+def _cache(mixer: GqaConfig | MlaConfig | LightningConfig) -> int:
+    if isinstance(mixer, LightningConfig):
+        return 0
     if isinstance(mixer, MlaConfig):
         return mixer.kv_rank + mixer.rope_dim
     return 2 * mixer.num_kv_heads * mixer.head_dim
 
 
-def _attention_flops(mixer: GqaConfig | MlaConfig, context_tokens: int) -> int:
+def _attention_flops(mixer: GqaConfig | MlaConfig | LightningConfig, context_tokens: int) -> int:
+    if isinstance(mixer, LightningConfig):
+        return 5 * mixer.num_heads * mixer.head_dim**2
     if isinstance(mixer, MlaConfig):
         return 2 * mixer.num_heads * (2 * mixer.kv_rank + mixer.rope_dim) * context_tokens
     seen = context_tokens if mixer.window is None else min(context_tokens, mixer.window)

@@ -9,13 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mohist.kernels.ops import AttentionSpec, Ops
+from mohist.kernels.ops import AttentionSpec, LightningSpec, Ops
 from mohist.kernels.sampling import TokenScores
 from mohist.model.angles import Angles, AngleTable
 from mohist.model.attend import Attend
-from mohist.model.config import DecoderConfig, LayerConfig, MlaConfig, MoeConfig, RopeConfig
+from mohist.model.config import (
+    DecoderConfig,
+    LayerConfig,
+    LightningConfig,
+    MlaConfig,
+    MoeConfig,
+    ResidualScales,
+    RopeConfig,
+)
 from mohist.model.feedforward import Glu, MixtureOfExperts
-from mohist.model.mixers import LatentAttention, SoftmaxAttention, attention_spec
+from mohist.model.mixers import LatentAttention, LightningAttention, SoftmaxAttention, cache_specs
 from mohist.model.tensors import Matrix, Vector
 from mohist.types import SamplingParams
 
@@ -43,17 +51,17 @@ class Decoder(nn.Module):
         self.mtp = nn.ModuleList(MtpModule(config, first + i, ops) for i in range(config.mtp_layers))
 
     @property
-    def attention_specs(self) -> list[AttentionSpec]:
+    def cache_specs(self) -> list[AttentionSpec | LightningSpec]:
         """What each layer tells `attend`, in order."""
-        return [attention_spec(layer.mixer, i) for i, layer in enumerate(self.config.layers)]
+        return [spec for i, layer in enumerate(self.config.layers) for spec in cache_specs(layer.mixer, i)]
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         """Hidden states [T, D] after the last norm, for int32 tokens at int32 positions."""
         angles = self._angles(positions_T)
-        x_TD = self.ops.embed(self.embed.weight(), tokens_T)
+        x_TD = self._embed(tokens_T)
         for layer, config in zip(self.layers, self.config.layers, strict=True):
             x_TD = self._through(layer, x_TD, angles.get(config.mixer.rope), attend)
-        return self.ops.rms_norm(x_TD, self.norm.value, self.config.norm_eps)
+        return self.ops.rms_norm(x_TD, self.norm.value, self.config.norm_eps, shift=self.config.norm_shift)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Logits [T, V] of the token after each row."""
@@ -88,7 +96,7 @@ class Decoder(nn.Module):
         `hidden_TD` is the output of `forward`, or of the module before; `next_tokens_T` the token that came
         after each row. The result goes into `logits` like any other.
         """
-        embedding_TD = self.ops.embed(self.embed.weight(), next_tokens_T)
+        embedding_TD = self._embed(next_tokens_T)
         angles = self._angles(positions_T).get(self.config.layers[-1].mixer.rope)
         return self.mtp[depth](hidden_TD, embedding_TD, angles, attend)
 
@@ -102,6 +110,10 @@ class Decoder(nn.Module):
             return layer(*inputs)
         return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
 
+    def _embed(self, tokens_T: Tensor) -> Tensor:
+        x_TD = self.ops.embed(self.embed.weight(), tokens_T)
+        return x_TD if self.config.embed_scale == 1 else self.ops.scale(x_TD, self.config.embed_scale)
+
     def _head(self) -> Matrix:
         return self.embed if self.head is None else self.head
 
@@ -110,19 +122,25 @@ class Decoder(nn.Module):
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + mlp(norm(x)); with `post_norms`, x + norm(mixer(norm(x))) and so on."""
+    """x + mixer(norm(x)), then x + mlp(norm(x)).
+
+    With `post_norms`, x + norm(mixer(norm(x))) and so on; with scaled residuals, see `ResidualScales`.
+    """
 
     def __init__(self, config: DecoderConfig, layer: LayerConfig, index: int, ops: Ops) -> None:
         super().__init__()
-        self.norm_eps, self.ops = config.norm_eps, ops
+        self.norm_eps, self.norm_shift, self.ops = config.norm_eps, config.norm_shift, ops
+        self.residual = layer.residual
         hidden = config.hidden_size
         self.mixer_norm = Vector(hidden)
-        self.mixer: LatentAttention | SoftmaxAttention
+        self.mixer: LatentAttention | LightningAttention | SoftmaxAttention
         if isinstance(layer.mixer, MlaConfig):
             self.mixer = LatentAttention(layer.mixer, layer=index, hidden_size=hidden, ops=ops)
+        elif isinstance(layer.mixer, LightningConfig):
+            self.mixer = LightningAttention(layer.mixer, layer=index, hidden_size=hidden, ops=ops)
         else:
-            eps = config.norm_eps
-            self.mixer = SoftmaxAttention(layer.mixer, layer=index, hidden_size=hidden, norm_eps=eps, ops=ops)
+            norm = {"norm_eps": config.norm_eps, "norm_shift": config.norm_shift}
+            self.mixer = SoftmaxAttention(layer.mixer, layer=index, hidden_size=hidden, ops=ops, **norm)
         self.mixer_post_norm = Vector(hidden) if layer.post_norms else None
         self.mlp_norm = Vector(hidden)
         self.mlp: MixtureOfExperts | Glu
@@ -134,6 +152,8 @@ class Block(nn.Module):
 
     def forward(self, x_TD: Tensor, angles: Angles | None, attend: Attend) -> Tensor:
         """The next layer's input, [T, D]."""
+        if self.residual is not None:
+            return self._scaled(self.residual, x_TD, angles, attend)
         normed_TD = self._norm(self.mixer_norm, x_TD)
         if self.mixer_post_norm is None:
             x_TD = self.mixer(normed_TD, angles, attend, x_TD)
@@ -145,8 +165,17 @@ class Block(nn.Module):
             return self.mlp(normed_TD, x_TD)
         return self._norm(self.mlp_post_norm, self.mlp(normed_TD, None), x_TD)
 
+    def _scaled(self, scales: ResidualScales, x_TD: Tensor, angles: Angles | None, attend: Attend) -> Tensor:
+        scale = self.ops.scale
+        normed_TD = self._norm(self.mixer_norm, x_TD)
+        mixed_TD = self.mixer(normed_TD, angles, attend, None)
+        x_TD = scale(mixed_TD, scales.mixer_beta, residual=scale(normed_TD, scales.mixer_alpha))
+        normed_TD = self._norm(self.mlp_norm, x_TD)
+        added_TD = self.mlp(normed_TD, None)
+        return scale(added_TD, scales.mlp_beta, residual=scale(normed_TD, scales.mlp_alpha))
+
     def _norm(self, norm: Vector, x_TD: Tensor, residual_TD: Tensor | None = None) -> Tensor:
-        return self.ops.rms_norm(x_TD, norm.value, self.norm_eps, residual=residual_TD)
+        return self.ops.rms_norm(x_TD, norm.value, self.norm_eps, shift=self.norm_shift, residual=residual_TD)
 
 
 class MtpModule(nn.Module):

@@ -31,6 +31,8 @@ __all__ = [
     "gqa_from_hf",
     "gqa_to_hf",
     "rope_from_hf",
+    "rope_in_section",
+    "rope_section",
     "rope_to_hf",
     "shared",
     "windows_from_hf",
@@ -176,7 +178,28 @@ def rope_from_hf(
     theta = fields.number("rope_theta", theta)
     share = fields.number("partial_rotary_factor", share)
     section, old = fields.section("rope_parameters"), fields.section("rope_scaling")
-    section = section or old
+    return rope_in_section(
+        section or old,
+        head_dim=head_dim,
+        max_positions=max_positions,
+        interleaved=interleaved,
+        theta=theta,
+        share=share,
+        grows=grows,
+    )
+
+
+def rope_in_section(
+    section: Fields | None,
+    *,
+    head_dim: int,
+    max_positions: int,
+    interleaved: bool = False,
+    theta: float,
+    share: float = 1.0,
+    grows: bool = False,
+) -> RopeConfig:
+    """Rope from an object of `rope_parameters`; None leaves all as it is given (see `rope_from_hf`)."""
     scaling, growth = None, None
     if section is not None:
         theta = section.number("rope_theta", theta)
@@ -268,6 +291,11 @@ def _growth_from_hf(section: Fields) -> QueryGrowth | None:
     if beta is None:
         return None
     return QueryGrowth(beta=beta, period=section.integer("original_max_position_embeddings"))
+
+
+def rope_section(rope: RopeConfig) -> dict[str, Any]:
+    """An object of `rope_parameters`, but for shares of a head and growth of queries."""
+    return {"rope_type": "default", "rope_theta": rope.theta, **(_scaling_to_hf(rope) or {})}
 
 
 def rope_to_hf(rope: RopeConfig, *, head_dim: int) -> dict[str, Any]:

@@ -39,6 +39,7 @@ _KEPT: dict[Format, WeightFormat] = {
 
 _REDUNDANT = re.compile(
     r".*rotary_emb\.inv_freq|rope_freqs\.weight|model\.layers\.\d+\.(embed_tokens|shared_head\.head)\.weight"
+    r"|model\.layers\.\d+\.self_attn\.(slope_rate|(query|key|diagonal)_decay)"
 )
 """Stored tensors that repeat what the config or other tensors say; MTP modules repeat embedding and head."""
 

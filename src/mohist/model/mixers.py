@@ -7,23 +7,38 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
-from mohist.kernels.ops import AttentionSpec, Ops
+from mohist.kernels.activation import SIGMOID
+from mohist.kernels.ops import AttentionSpec, LightningSpec, Ops
 from mohist.model.angles import Angles
 from mohist.model.attend import Attend
-from mohist.model.config import GqaConfig, MlaConfig
-from mohist.model.rope import mla_softmax_scale
+from mohist.model.config import GqaConfig, LightningConfig, MlaConfig
+from mohist.model.rope import lightning_decays, mla_softmax_scale
 from mohist.model.tensors import FusedVector, Matrix, Vector
 
-__all__ = ["LatentAttention", "SoftmaxAttention", "attention_spec"]
+__all__ = ["LatentAttention", "LightningAttention", "SoftmaxAttention", "cache_specs"]
 
 _LATENT_EPS = 1e-6
 """Of the norms of MLA's latents, whatever the model's own epsilon (so in DeepSeek's code)."""
+_LIGHTNING_EPS = 1e-6
+"""Of the norm after linear attention, likewise (so in MiniMax's code)."""
 
 
-def attention_spec(mixer: GqaConfig | MlaConfig, layer: int) -> AttentionSpec:
-    """What `attend` is told about a layer; its cache has the shapes that follow from it."""
+def cache_specs(mixer: GqaConfig | MlaConfig | LightningConfig, layer: int) -> list[AttentionSpec | LightningSpec]:
+    """What `attend` is told about a layer; its caches have the shapes that follow from it."""
+    if isinstance(mixer, LightningConfig):
+        return [_lightning_spec(mixer, layer)]
+    return [_attention_spec(mixer, layer)]
+
+
+def _lightning_spec(mixer: LightningConfig, layer: int) -> LightningSpec:
+    dim = mixer.head_dim
+    return LightningSpec(layer=layer, num_heads=mixer.num_heads, key_dim=dim, value_dim=dim)
+
+
+def _attention_spec(mixer: GqaConfig | MlaConfig, layer: int) -> AttentionSpec:
     if isinstance(mixer, MlaConfig):
         return AttentionSpec(
             layer=layer,
@@ -38,7 +53,7 @@ def attention_spec(mixer: GqaConfig | MlaConfig, layer: int) -> AttentionSpec:
         num_kv_heads=mixer.num_kv_heads,
         key_dim=mixer.head_dim,
         value_dim=mixer.head_dim,
-        scale=1 / math.sqrt(mixer.head_dim),
+        scale=1 / math.sqrt(mixer.head_dim) if mixer.scale is None else mixer.scale,
         window=mixer.window,
     )
 
@@ -46,10 +61,20 @@ def attention_spec(mixer: GqaConfig | MlaConfig, layer: int) -> AttentionSpec:
 class SoftmaxAttention(nn.Module):
     """Grouped-query attention, with what families add: biases, norms, partial or no rope, a window, sinks."""
 
-    def __init__(self, mixer: GqaConfig, *, layer: int, hidden_size: int, norm_eps: float, ops: Ops) -> None:
+    def __init__(
+        self,
+        mixer: GqaConfig,
+        *,
+        layer: int,
+        hidden_size: int,
+        norm_eps: float,
+        norm_shift: float = 0.0,
+        ops: Ops,
+    ) -> None:
         super().__init__()
-        self.config, self.norm_eps, self.ops = mixer, norm_eps, ops
-        self.spec = attention_spec(mixer, layer)
+        self.config, self.ops = mixer, ops
+        self.norm_eps, self.norm_shift = norm_eps, norm_shift
+        self.spec = _attention_spec(mixer, layer)
         query, kv = mixer.num_heads * mixer.head_dim, mixer.num_kv_heads * mixer.head_dim
         self.q = Matrix(query, hidden_size)
         self.k = Matrix(kv, hidden_size)
@@ -98,8 +123,9 @@ class SoftmaxAttention(nn.Module):
         if norm is None:
             return x_TNH
         if self.config.qk_norm == "head":
-            return self.ops.rms_norm(x_TNH, norm.value, self.norm_eps)
-        return self.ops.rms_norm(x_TNH.flatten(1), norm.value, self.norm_eps).view(x_TNH.shape)
+            return self.ops.rms_norm(x_TNH, norm.value, self.norm_eps, shift=self.norm_shift)
+        flat = self.ops.rms_norm(x_TNH.flatten(1), norm.value, self.norm_eps, shift=self.norm_shift)
+        return flat.view(x_TNH.shape)
 
     def _turned(self, x_TNH: Tensor, cos_sin_T2R: Tensor | None) -> Tensor:
         rope = self.config.rope
@@ -118,7 +144,7 @@ class LatentAttention(nn.Module):
     def __init__(self, mixer: MlaConfig, *, layer: int, hidden_size: int, ops: Ops) -> None:
         super().__init__()
         self.config, self.ops = mixer, ops
-        self.spec = attention_spec(mixer, layer)
+        self.spec = _attention_spec(mixer, layer)
         heads, latent = mixer.num_heads, mixer.kv_rank
         width = heads * (mixer.nope_dim + mixer.rope_dim)
         if mixer.q_rank is None:
@@ -158,3 +184,31 @@ class LatentAttention(nn.Module):
         if mixer.q_rank is not None:
             q = ops.linear(ops.rms_norm(q, self.q_latent_norm.value, _LATENT_EPS), (self.q_up.weight(),))
         return q.unflatten(1, (mixer.num_heads, -1)), fused[:, start:end], fused[:, None, end:]
+
+
+class LightningAttention(nn.Module):
+    """Linear attention with a decay: out(sigmoid(gate(x)) * norm(attention(silu(qkv(x))))).
+
+    The rows of `qkv` are query, key and value of one head after another.
+    """
+
+    def __init__(self, mixer: LightningConfig, *, layer: int, hidden_size: int, ops: Ops) -> None:
+        super().__init__()
+        self.config, self.ops = mixer, ops
+        self.spec = _lightning_spec(mixer, layer)
+        width = mixer.num_heads * mixer.head_dim
+        self.qkv = Matrix(3 * width, hidden_size)
+        self.gate = Matrix(width, hidden_size)
+        self.norm = Vector(width)
+        self.out = Matrix(hidden_size, width)
+        self._decays_N = torch.tensor(lightning_decays(mixer), dtype=torch.float32, device=ops.device)
+
+    def forward(self, x_TD: Tensor, _angles: None, attend: Attend, residual_TD: Tensor | None) -> Tensor:
+        """residual + attention(x): [T, D]."""
+        ops, heads, dim = self.ops, self.config.num_heads, self.config.head_dim
+        qkv = ops.silu(ops.linear(x_TD, (self.qkv.weight(),))).view(len(x_TD), heads, 3 * dim)
+        q_TNH, k_TNH, v_TNH = qkv[..., :dim], qkv[..., dim : 2 * dim], qkv[..., 2 * dim :]
+        out_TNH = attend.lightning(self.spec, q_TNH, k_TNH, v_TNH, self._decays_N)
+        normed = ops.rms_norm(out_TNH.flatten(1), self.norm.value, _LIGHTNING_EPS)
+        gated = ops.glu(ops.concat(ops.linear(x_TD, (self.gate.weight(),)), normed), SIGMOID)
+        return ops.linear(gated, (self.out.weight(),), residual=residual_TD)

@@ -10,6 +10,7 @@ import math
 from decimal import Context, Decimal, localcontext
 
 from mohist.model.config import (
+    LightningConfig,
     LinearScaling,
     Llama3Scaling,
     MlaConfig,
@@ -19,7 +20,13 @@ from mohist.model.config import (
     YarnScaling,
 )
 
-__all__ = ["cos_sin_scale", "inverse_frequencies", "mla_softmax_scale", "query_scales"]
+__all__ = [
+    "cos_sin_scale",
+    "inverse_frequencies",
+    "lightning_decays",
+    "mla_softmax_scale",
+    "query_scales",
+]
 
 _CONTEXT = Context(prec=50)
 _PI = Decimal("3.1415926535897932384626433832795028841971693993751058")
@@ -63,6 +70,14 @@ def query_scales(rope: RopeConfig, growth: QueryGrowth, max_positions: int) -> t
     with localcontext(_CONTEXT):
         scale, beta = Decimal(cos_sin_scale(rope)), Decimal(growth.beta)
         return tuple(float(scale * (1 + beta * Decimal(1 + step).ln())) for step in steps)
+
+
+def lightning_decays(mixer: LightningConfig) -> tuple[float, ...]:
+    """What the state of each head keeps of itself from one position to the next (see `LightningConfig`)."""
+    with localcontext(_CONTEXT):
+        exponents = (Decimal(-8 * head) / mixer.num_heads for head in range(1, mixer.num_heads + 1))
+        slopes = [Decimal(mixer.slope_scale) * Decimal(2) ** exponent for exponent in exponents]
+        return tuple(float((-slope).exp()) for slope in slopes)
 
 
 def mla_softmax_scale(mixer: MlaConfig) -> float:

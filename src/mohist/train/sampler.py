@@ -12,7 +12,7 @@ from mohist.engine.speculation import Speculator
 from mohist.errors import ConfigError
 from mohist.kernels.autograd import TrainingOps
 from mohist.kernels.weight import BLOCK, Weight
-from mohist.llm import BLOCK_SIZE, LLM
+from mohist.llm import LLM, block_size
 from mohist.model.decoder import Decoder
 from mohist.model.tensors import Matrix, Vector
 from mohist.train.models import TrainedModel
@@ -74,8 +74,9 @@ class Sampler:
         self._format = config.quantize
         decoder = self._copy or model.decoder
         context = min(decoder.config.max_positions, config.max_tokens + ROOM_TOKENS)
-        num_blocks = config.max_running * -(-context // BLOCK_SIZE)
-        runner = DecoderRunner(decoder, ops, num_blocks=num_blocks, block_size=BLOCK_SIZE)
+        size = block_size(decoder)
+        num_blocks = config.max_running * -(-context // size)
+        runner = DecoderRunner(decoder, ops, num_blocks=num_blocks, block_size=size)
         drafter = make_drafter(config.speculate, runner)
         engine = EngineConfig(max_running=config.max_running, max_step_tokens=max(512, config.max_running))
         self.llm = LLM(

@@ -90,6 +90,7 @@ def describe(config: DecoderConfig, contexts: list[int] | None = None) -> dict[s
         "flops_per_token": count.flops_per_token(config, 1),
         "cache_values_per_token": values,
         "cache_bytes_per_token": cache_bytes,
+        "state_values_per_block": count.state_values(config),
         "weight_bytes": weights,
         "memory_bytes": {
             name: {str(length): size + length * cache_bytes for length in lengths}
@@ -100,13 +101,15 @@ def describe(config: DecoderConfig, contexts: list[int] | None = None) -> dict[s
 
 def layer_kind(layer: LayerConfig) -> tuple[str, str]:
     """Mixer and feed-forward of a layer in words."""
-    from mohist.model.config import MlaConfig, MoeConfig
+    from mohist.model.config import LightningConfig, MlaConfig, MoeConfig
 
     mixer, mlp = layer.mixer, layer.mlp
     if isinstance(mixer, MlaConfig):
         attention = (
             f"latent attention, {mixer.num_heads} heads, latent {mixer.kv_rank} + rope {mixer.rope_dim}"
         )
+    elif isinstance(mixer, LightningConfig):
+        attention = f"linear attention, {mixer.num_heads} heads of {mixer.head_dim}, a state a cache block"
     else:
         window = "" if mixer.window is None else f", window {mixer.window}"
         groups = f"{mixer.num_heads} heads over {mixer.num_kv_heads} key/value heads of {mixer.head_dim}"

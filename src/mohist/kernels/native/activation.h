@@ -75,11 +75,29 @@ struct ClampedSilu {
   }
 };
 
+// sigmoid(g) * u
+struct Sigmoid {
+  float operator()(float g, float u) const { return sigmoid(g) * u; }
+  vf operator()(vf g, vf u) const { return mul(sigmoid(g), u); }
+
+  void backward(float g, float u, float dy, float* dg, float* du) const {
+    const float open = sigmoid(g);
+    *dg = dy * u * open * (1.0f - open);
+    *du = dy * open;
+  }
+  void backward(vf g, vf u, vf dy, vf* dg, vf* du) const {
+    const vf open = sigmoid(g);
+    *dg = mul(mul(mul(dy, u), open), sub(set1(1.0f), open));
+    *du = mul(dy, open);
+  }
+};
+
 // Calls f with the activation that is meant.
 template <class F> static inline void with_activation(const mohist_activation& a, const F& f) {
   switch (a.kind) {
-    case MOHIST_GELU_TANH: return f(GeluTanh{});
-    case MOHIST_CLAMPED_SILU: return f(ClampedSilu{a.steepness, a.limit});
+    case MOHIST_GATE_GELU_TANH: return f(GeluTanh{});
+    case MOHIST_GATE_CLAMPED_SILU: return f(ClampedSilu{a.steepness, a.limit});
+    case MOHIST_GATE_SIGMOID: return f(Sigmoid{});
     default: return f(Silu{});
   }
 }

@@ -135,7 +135,7 @@ void rms_norm(const mohist_rms_norm_args& a) {
       for (int64_t k = 0; k < a.dim; k++) squares.l[k % 16] = __builtin_fmaf(x[k], x[k], squares.l[k % 16]);
       const float mean = squares.fold() / static_cast<float>(a.dim);
       const float scale = 1.0f / std::sqrt(mean + a.eps);
-      for (int64_t k = 0; k < a.dim; k++) y[k] = x[k] * scale * a.weight[k];
+      for (int64_t k = 0; k < a.dim; k++) y[k] = x[k] * scale * (a.weight[k] + a.shift);
       if (a.residual)
         for (int64_t k = 0; k < a.dim; k++) y[k] = a.residual[i * a.residual_stride + k] + y[k];
     }
@@ -169,8 +169,9 @@ void rope(const mohist_rope_args& a) {
 }
 
 float gated(const mohist_activation& a, float gate, float up) {
-  if (a.kind == MOHIST_SILU) return silu_scalar(gate) * up;
-  if (a.kind == MOHIST_GELU_TANH) return gelu_scalar(gate) * up;
+  if (a.kind == MOHIST_GATE_SILU) return silu_scalar(gate) * up;
+  if (a.kind == MOHIST_GATE_GELU_TANH) return gelu_scalar(gate) * up;
+  if (a.kind == MOHIST_GATE_SIGMOID) return 1.0f / (1.0f + exp_scalar(-gate)) * up;
   gate = std::min(gate, a.limit);
   up = std::min(std::max(up, -a.limit), a.limit);
   return (up + 1.0f) * (gate / (1.0f + exp_scalar(-(a.steepness * gate))));
@@ -180,6 +181,19 @@ void glu(const mohist_glu_args& a) {
   for (int64_t t = 0; t < a.rows; t++)
     for (int64_t k = 0; k < a.dim; k++)
       a.y[t * a.y_stride + k] = gated(a.activation, a.x[t * a.x_stride + k], a.x[t * a.x_stride + a.dim + k]);
+}
+
+void scale(const mohist_scale_args& a) {
+  for (int64_t t = 0; t < a.rows; t++)
+    for (int64_t k = 0; k < a.dim; k++) {
+      const float y = a.x[t * a.x_stride + k] * a.factor;
+      a.y[t * a.y_stride + k] = a.residual ? a.residual[t * a.residual_stride + k] + y : y;
+    }
+}
+
+void silu(const mohist_silu_args& a) {
+  for (int64_t t = 0; t < a.rows; t++)
+    for (int64_t k = 0; k < a.dim; k++) a.y[t * a.y_stride + k] = silu_scalar(a.x[t * a.x_stride + k]);
 }
 
 void concat(const mohist_concat_args& a) {
@@ -268,6 +282,29 @@ void attention(const mohist_attention_args& a) {
         float acc = 0.0f;
         for (int64_t j = first; j <= p; j++) acc = __builtin_fmaf(e[j], slot(cache, *a.plan, t, j).value(head, d), acc);
         y[d] = acc / total;
+      }
+    }
+}
+
+// One row after another: the state in the block of the position before, decayed, plus k v^T, is the state in its own.
+void lightning(const mohist_lightning_args& a) {
+  const int64_t panels = (a.value_dim + 15) / 16, size = panels * a.key_dim * 16;
+  for (int64_t t = 0; t < a.rows; t++)
+    for (int64_t n = 0; n < a.heads; n++) {
+      const int32_t* table = a.plan->tables + a.plan->sequences[t] * a.plan->table_stride;
+      const int64_t p = a.plan->positions[t];
+      float* own = a.states + (table[p / a.block_size] * a.heads + n) * size;
+      const float* before = p ? a.states + (table[(p - 1) / a.block_size] * a.heads + n) * size : nullptr;
+      for (int64_t e = 0; e < a.value_dim; e++) {
+        float y = 0.0f;
+        for (int64_t d = 0; d < a.key_dim; d++) {
+          const int64_t at = (e / 16 * a.key_dim + d) * 16 + e % 16;
+          const float decayed = before ? a.decays[n] * before[at] : 0.0f;
+          own[at] = __builtin_fmaf(a.k[t * a.k_stride + n * a.k_head_stride + d],
+                                   a.v[t * a.v_stride + n * a.v_head_stride + e], decayed);
+          y = __builtin_fmaf(a.q[t * a.q_stride + n * a.q_head_stride + d], own[at], y);
+        }
+        a.y[(t * a.heads + n) * a.value_dim + e] = y;
       }
     }
 }
@@ -503,6 +540,9 @@ bool run_one(int64_t op, void* args) {
     case MOHIST_LOGPROBS: logprobs(as<mohist_logprobs_args>(args)); return true;
     case MOHIST_SAMPLE: sample(as<mohist_sample_args>(args)); return true;
     case MOHIST_CONCAT: concat(as<mohist_concat_args>(args)); return true;
+    case MOHIST_SCALE: scale(as<mohist_scale_args>(args)); return true;
+    case MOHIST_SILU: silu(as<mohist_silu_args>(args)); return true;
+    case MOHIST_LIGHTNING: lightning(as<mohist_lightning_args>(args)); return true;
     case MOHIST_PACK: pack(as<mohist_pack_args>(args)); return true;
     default: return false;
   }

@@ -17,7 +17,12 @@ extern "C" {
 
 enum mohist_format { MOHIST_F32 = 0, MOHIST_BF16 = 1, MOHIST_Q8_0 = 2, MOHIST_Q4_0 = 3, MOHIST_Q4_1 = 4 };
 
-enum mohist_activation_kind { MOHIST_SILU = 0, MOHIST_GELU_TANH = 1, MOHIST_CLAMPED_SILU = 2 };
+enum mohist_activation_kind {
+  MOHIST_GATE_SILU = 0,
+  MOHIST_GATE_GELU_TANH = 1,
+  MOHIST_GATE_CLAMPED_SILU = 2,
+  MOHIST_GATE_SIGMOID = 3
+};
 
 enum mohist_op {
   MOHIST_LINEAR = 0,
@@ -44,7 +49,11 @@ enum mohist_op {
   MOHIST_ROUTE_BACKWARD = 21,
   MOHIST_MOE_BACKWARD = 22,
   MOHIST_STORE_BACKWARD = 23,
-  MOHIST_NUM_OPS = 24
+  MOHIST_SCALE = 24,
+  MOHIST_SILU = 25,
+  MOHIST_SILU_BACKWARD = 26,
+  MOHIST_LIGHTNING = 27,
+  MOHIST_NUM_OPS = 28
 };
 
 // A matrix [n, k] in panels of 16 output rows (weight.py describes the layouts).
@@ -86,7 +95,7 @@ typedef struct {
   const float* residual;  // [rows, dim] or null; only where inner is 1
   float* y;
   int64_t rows, inner, dim, x_stride, x_inner_stride, residual_stride, y_stride, y_inner_stride;
-  float eps;
+  float eps, shift;  // of the weight
 } mohist_rms_norm_args;
 
 // cos_sin[t] = pairs cosines, then pairs sines, times scales[min(position / period, num_scales - 1)].
@@ -106,7 +115,7 @@ typedef struct {
   int64_t x_stride, x_head_stride, y_stride, y_head_stride;
 } mohist_rope_args;
 
-// How a gate opens for the number beside it; steepness and limit count for MOHIST_CLAMPED_SILU.
+// How a gate opens for the number beside it; steepness and limit count for MOHIST_GATE_CLAMPED_SILU.
 typedef struct {
   int64_t kind;
   float steepness, limit;
@@ -294,7 +303,7 @@ typedef struct {
   float* dx;
   float* dweight;
   int64_t rows, inner, dim, x_stride, x_inner_stride, dy_stride, dy_inner_stride;
-  float eps;
+  float eps, shift;
 } mohist_rms_norm_backward_args;
 
 typedef struct {
@@ -344,6 +353,47 @@ typedef struct {
   int64_t rows, experts, top_k, dim, width, x_stride, dy_stride;
   mohist_activation activation;
 } mohist_moe_backward_args;
+
+// y[t] = x[t] * factor, then residual[t] + that if there is a residual.
+typedef struct {
+  const float* x;
+  const float* residual;  // [rows, dim] or null
+  float* y;
+  int64_t rows, dim, x_stride, residual_stride, y_stride;
+  float factor;
+} mohist_scale_args;
+
+typedef struct {
+  const float* x;
+  float* y;
+  int64_t rows, dim, x_stride, y_stride;
+} mohist_silu_args;
+
+typedef struct {
+  const float* x;
+  const float* dy;
+  float* dx;  // [rows, dim]
+  int64_t rows, dim, x_stride, dy_stride;
+} mohist_silu_backward_args;
+
+// Linear attention with a decay: a head's state S [key_dim, value_dim] becomes decay S + k v^T at every position, and
+// y = q S. A block keeps the state after the last of its positions that was computed: states is [blocks, heads,
+// ceil(value_dim / 16), key_dim, 16]. Rows are taken in order, so a sequence may go on from another's block.
+//
+// In reverse, rows are taken from the last to the first: G becomes k v^T + what later rows left in the row's block,
+// y = q G, and decay G is left for the row before (gradients of keys and of values; states begin as 0).
+typedef struct {
+  float* states;
+  const mohist_row_plan* plan;
+  const float* q;
+  const float* k;
+  const float* v;
+  const float* decays;  // [heads]
+  float* y;             // [rows, heads, value_dim]
+  int64_t rows, heads, key_dim, value_dim, block_size;
+  int64_t q_stride, q_head_stride, k_stride, k_head_stride, v_stride, v_head_stride;
+  int64_t reverse;
+} mohist_lightning_args;
 
 typedef struct mohist_pool mohist_pool;
 

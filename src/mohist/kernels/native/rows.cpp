@@ -9,7 +9,8 @@
 namespace mohist {
 namespace {
 
-void rms_norm_row(const float* x, const float* weight, const float* residual, float* y, int64_t dim, float eps) {
+void rms_norm_row(const float* x, const float* weight, const float* residual, float* y, int64_t dim, float eps,
+                  float shift) {
   vp sum = fill16(0.0f);
   int64_t k = 0;
   for (; k < dim; k += 16) {
@@ -18,11 +19,11 @@ void rms_norm_row(const float* x, const float* weight, const float* residual, fl
   }
   const float scale = 1.0f / std::sqrt(fold16(sum) / static_cast<float>(dim) + eps);
   for (k = 0; k + 8 <= dim; k += 8) {
-    const vf normed = mul(mul(load(x + k), set1(scale)), load(weight + k));
+    const vf normed = mul(mul(load(x + k), set1(scale)), add(load(weight + k), set1(shift)));
     store(y + k, residual ? add(load(residual + k), normed) : normed);
   }
   for (; k < dim; k++) {
-    const float normed = x[k] * scale * weight[k];
+    const float normed = x[k] * scale * (weight[k] + shift);
     y[k] = residual ? residual[k] + normed : normed;
   }
 }
@@ -34,7 +35,7 @@ void rms_norm(mohist_pool& pool, const mohist_rms_norm_args& a) {
     for (int64_t j = 0; j < a.inner; j++)
       rms_norm_row(a.x + i * a.x_stride + j * a.x_inner_stride, a.weight,
                    a.residual ? a.residual + i * a.residual_stride : nullptr,
-                   a.y + i * a.y_stride + j * a.y_inner_stride, a.dim, a.eps);
+                   a.y + i * a.y_stride + j * a.y_inner_stride, a.dim, a.eps, a.shift);
   });
 }
 
@@ -94,6 +95,25 @@ void glu(mohist_pool& pool, const mohist_glu_args& a) {
       for (; k + 8 <= a.dim; k += 8) store(y + k, activation(load(gate + k), load(up + k)));
       for (; k < a.dim; k++) y[k] = activation(gate[k], up[k]);
     });
+  });
+}
+
+void scale(mohist_pool& pool, const mohist_scale_args& a) {
+  parallel_rows(pool, a.rows, a.dim, [&](int64_t t) {
+    const float* x = a.x + t * a.x_stride;
+    const float* residual = a.residual ? a.residual + t * a.residual_stride : nullptr;
+    float* y = a.y + t * a.y_stride;
+    for (int64_t k = 0; k < a.dim; k++) y[k] = residual ? residual[k] + x[k] * a.factor : x[k] * a.factor;
+  });
+}
+
+void silu(mohist_pool& pool, const mohist_silu_args& a) {
+  parallel_rows(pool, a.rows, 4 * a.dim, [&](int64_t t) {
+    const float* x = a.x + t * a.x_stride;
+    float* y = a.y + t * a.y_stride;
+    int64_t k = 0;
+    for (; k + 8 <= a.dim; k += 8) store(y + k, silu(load(x + k)));
+    for (; k < a.dim; k++) y[k] = silu_scalar(x[k]);
   });
 }
 

@@ -21,24 +21,25 @@ template <class F, class G> float sum16(int64_t n, const F& f, const G& g) {
 }
 
 // dx = r (du - u mean(du u)) with u = r x and du = dy weight; dweight += dy u.
-void rms_norm_row(const float* x, const float* weight, const float* dy, float* dx, float* dweight, int64_t dim, float eps) {
+void rms_norm_row(const float* x, const float* weight, const float* dy, float* dx, float* dweight, int64_t dim, float eps,
+                  float shift) {
   const float n = static_cast<float>(dim);
   const float squares = sum16(
       dim, [&](int64_t i) { return mul(load16(x + i), load16(x + i)); }, [&](int64_t i) { return x[i] * x[i]; });
   const float r = 1.0f / std::sqrt(squares / n + eps);
   const float dot = sum16(
-      dim, [&](int64_t i) { return mul(mul(load16(dy + i), load16(weight + i)), load16(x + i)); },
-      [&](int64_t i) { return dy[i] * weight[i] * x[i]; });
+      dim, [&](int64_t i) { return mul(mul(load16(dy + i), add(load16(weight + i), fill16(shift))), load16(x + i)); },
+      [&](int64_t i) { return dy[i] * (weight[i] + shift) * x[i]; });
   const float mean = dot * r / n;
   int64_t i = 0;
   for (; i + 8 <= dim; i += 8) {
     const vf u = mul(load(x + i), set1(r)), g = load(dy + i);
-    store(dx + i, mul(set1(r), sub(mul(g, load(weight + i)), mul(u, set1(mean)))));
+    store(dx + i, mul(set1(r), sub(mul(g, add(load(weight + i), set1(shift))), mul(u, set1(mean)))));
     store(dweight + i, fma(g, u, load(dweight + i)));
   }
   for (; i < dim; i++) {
     const float u = x[i] * r;
-    dx[i] = r * (dy[i] * weight[i] - u * mean);
+    dx[i] = r * (dy[i] * (weight[i] + shift) - u * mean);
     dweight[i] = __builtin_fmaf(dy[i], u, dweight[i]);
   }
 }
@@ -54,7 +55,7 @@ void rms_norm_backward(mohist_pool& pool, const mohist_rms_norm_backward_args& a
     for (int64_t i = task * chunk; i < std::min(a.rows, (task + 1) * chunk); i++)
       for (int64_t j = 0; j < a.inner; j++)
         rms_norm_row(a.x + i * a.x_stride + j * a.x_inner_stride, a.weight, a.dy + i * a.dy_stride + j * a.dy_inner_stride,
-                     a.dx + (i * a.inner + j) * a.dim, dweight, a.dim, a.eps);
+                     a.dx + (i * a.inner + j) * a.dim, dweight, a.dim, a.eps, a.shift);
   });
   std::fill_n(a.dweight, a.dim, 0.0f);
   for (int64_t c = 0; c < chunks; c++)
@@ -75,6 +76,23 @@ void glu_backward(mohist_pool& pool, const mohist_glu_backward_args& a) {
       }
       for (; k < a.dim; k++) activation.backward(gate[k], up[k], dy[k], dgate + k, dup + k);
     });
+  });
+}
+
+void silu_backward(mohist_pool& pool, const mohist_silu_backward_args& a) {
+  parallel_rows(pool, a.rows, 4 * a.dim, [&](int64_t t) {
+    const float *x = a.x + t * a.x_stride, *dy = a.dy + t * a.dy_stride;
+    float* dx = a.dx + t * a.dim;
+    const vf one = set1(1.0f);
+    vf unused;
+    float unused_scalar;
+    int64_t k = 0;
+    for (; k + 8 <= a.dim; k += 8) {
+      vf d;
+      Silu{}.backward(load(x + k), one, load(dy + k), &d, &unused);
+      store(dx + k, d);
+    }
+    for (; k < a.dim; k++) Silu{}.backward(x[k], 1.0f, dy[k], dx + k, &unused_scalar);
   });
 }
 

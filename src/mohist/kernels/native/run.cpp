@@ -32,6 +32,10 @@ bool run_one(mohist_pool& pool, int64_t op, const void* args) {
     case MOHIST_ROUTE_BACKWARD: route_backward(pool, as<mohist_route_backward_args>(args)); return true;
     case MOHIST_MOE_BACKWARD: moe_backward(pool, as<mohist_moe_backward_args>(args)); return true;
     case MOHIST_STORE_BACKWARD: store_backward(pool, as<mohist_store_backward_args>(args)); return true;
+    case MOHIST_SCALE: scale(pool, as<mohist_scale_args>(args)); return true;
+    case MOHIST_SILU: silu(pool, as<mohist_silu_args>(args)); return true;
+    case MOHIST_SILU_BACKWARD: silu_backward(pool, as<mohist_silu_backward_args>(args)); return true;
+    case MOHIST_LIGHTNING: lightning(pool, as<mohist_lightning_args>(args)); return true;
     default: return false;
   }
 }
@@ -81,6 +85,10 @@ int64_t mohist_args_size(int64_t op) {
     case MOHIST_ROUTE_BACKWARD: return sizeof(mohist_route_backward_args);
     case MOHIST_MOE_BACKWARD: return sizeof(mohist_moe_backward_args);
     case MOHIST_STORE_BACKWARD: return sizeof(mohist_store_backward_args);
+    case MOHIST_SCALE: return sizeof(mohist_scale_args);
+    case MOHIST_SILU: return sizeof(mohist_silu_args);
+    case MOHIST_SILU_BACKWARD: return sizeof(mohist_silu_backward_args);
+    case MOHIST_LIGHTNING: return sizeof(mohist_lightning_args);
     default: return -1;
   }
 }
