@@ -21,6 +21,7 @@ from mohist.engine import runner as engine_runner
 from mohist.engine.engine import Engine, EngineConfig, FinishEvent, ScoreEvent
 from mohist.engine.runner import DecoderRunner
 from mohist.engine.sequence import Chunk, Outcome, Sequence
+from mohist.errors import ConfigError
 from mohist.types import Completion, Request, SamplingParams
 from tests.exact.models import CONFIGS, MAX_POSITIONS, MODELS, VOCAB, Model, decoder, engine
 from tests.exact.requests import REQUESTS, SHARED, Hashing, alone, content, following
@@ -83,7 +84,7 @@ class Session:
         of = decoder(model, threads)
         self.model = model
         self.runner = FailingRunner(of, of.ops, num_blocks=num_blocks, block_size=block_size)
-        guesses = None if skill is None else Guesses(model, skill)
+        guesses = Guesses(model, skill) if skill is not None and self.runner.rewinds else None
         self.engine = Engine(self.runner, limits, guesses)
         self.asked: dict[int, Request] = {}
         self.texts: dict[int, tuple[Request, int]] = {}
@@ -263,6 +264,12 @@ def test_more_rows_than_a_tape_holds(name: str) -> None:
     for sample in (0, 1, 77, 149):
         request = Request(prompt=SHARED[:40], params=params, sample=sample)
         assert content(answers[sample]) == content(alone(model, request))
+
+
+def test_states_are_not_guessed_on() -> None:
+    of = decoder(Model("minimax", "f32"))
+    with pytest.raises(ConfigError, match="cannot be taken back"):
+        Engine(DecoderRunner(of, of.ops, num_blocks=20), speculation=Guesses(Model("minimax", "f32"), 0.9))
 
 
 def test_engines_that_share_kernels() -> None:
