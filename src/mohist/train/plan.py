@@ -10,7 +10,7 @@ import torch
 from mohist.cost import Prices
 from mohist.kernels import load_ops
 from mohist.kernels.weight import Weight
-from mohist.model.config import DecoderConfig, GqaConfig, LayerConfig, MoeConfig
+from mohist.model.config import DecoderConfig, GqaConfig, LayerConfig, LightningConfig, MoeConfig
 from mohist.model.count import flops_per_token, mtp_parameters, parameters
 from mohist.train.progress import TYPICAL_CONTEXT, duration
 
@@ -102,6 +102,8 @@ def _activations(config: DecoderConfig, layer: LayerConfig) -> int:
     if isinstance(mixer, GqaConfig):
         heads, groups = mixer.num_heads, mixer.num_kv_heads
         attention = mixer.head_dim * (3 * heads + 4 * groups)
+    elif isinstance(mixer, LightningConfig):
+        attention = 12 * mixer.num_heads * mixer.head_dim
     else:
         latent = mixer.kv_rank + mixer.rope_dim
         attention = mixer.num_heads * (2 * latent + 2 * mixer.kv_rank + mixer.value_dim) + 3 * latent
