@@ -25,6 +25,7 @@ from mohist.model.config import (
     DecoderConfig,
     DenseConfig,
     GqaConfig,
+    IndexerConfig,
     LayerConfig,
     LightningConfig,
     LinearScaling,
@@ -113,6 +114,7 @@ _ROUTED = replace(_FLAT, shared_width=0, scale=1.0)
 _SOFTMAX = {"scoring": "softmax", "selection_bias": False, "group_score": "max"}
 _CLAMPED = Activation(kind="clamped_silu", steepness=1.702, limit=0.5)
 _GPT_OSS = replace(_ROUTED, **_SOFTMAX, biases=True, activation=_CLAMPED)
+_INDEXER = IndexerConfig(num_heads=5, head_dim=32, top_k=9)
 _LONG_LINEAR = RopeConfig(dim=32, theta=1e6, scaling=LinearScaling(factor=8.0))
 _RESIDUAL = ResidualScales(mixer_alpha=3.5, mixer_beta=0.75, mlp_alpha=2.0, mlp_beta=1.25)
 _BIASED = replace(_GQA, qkv_bias=True)
@@ -127,6 +129,9 @@ CONFIGS: dict[str, DecoderConfig] = {
     ),
     "deepseek_v2": _config(
         "deepseek_v2", *[_sparse(_MLA, replace(_MOE, **_SOFTMAX, renormalize=False), q_rank=None)] * 2
+    ),
+    "deepseek_v32": _config(
+        "deepseek_v32", _dense(_MLA, indexer=_INDEXER), _sparse(_MLA, _MOE, indexer=_INDEXER)
     ),
     "gpt_oss": _config(
         "gpt_oss",
@@ -191,7 +196,16 @@ class Model(NamedTuple):
         return "-".join(self)
 
 
-_EVERY_STORAGE = ("llama", "qwen2", "qwen3", "deepseek_v3", "deepseek_v2", "gpt_oss", "minimax")
+_EVERY_STORAGE = (
+    "llama",
+    "qwen2",
+    "qwen3",
+    "deepseek_v3",
+    "deepseek_v2",
+    "deepseek_v32",
+    "gpt_oss",
+    "minimax",
+)
 """Every projection that there is occurs in these."""
 MODELS = [
     Model(name, storage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -18,13 +19,16 @@ from mohist.kernels.ops import (
     AttentionSpec,
     ExpertBiases,
     ExpertWeights,
+    IndexSpec,
     KvCache,
     LightningSpec,
     RouteSpec,
     RowPlan,
     StateCache,
+    new_cache,
 )
 from mohist.kernels.sampling import SampleRow, sample_twin, score_twin
+from mohist.kernels.twin import TorchOps
 from mohist.kernels.weight import Weight, WeightFormat, bytes_per_block
 from mohist.types import SamplingParams
 
@@ -146,6 +150,8 @@ def test_row_ops(seed: int, rows: int, dim: int, padding: int) -> None:
         shifted = DEFINITION.rms_norm(x, weight, 1e-5, shift=1.0)
         assert torch.equal(ops.rms_norm(x, weight, 1e-5, shift=1.0), shifted)
         assert torch.equal(ops.silu(x), DEFINITION.silu(x))
+        layer_normed = DEFINITION.layer_norm(x, weight, weight, 1e-6)
+        assert torch.equal(ops.layer_norm(x, weight, weight, 1e-6), layer_normed)
         assert torch.equal(ops.scale(x, 0.7), DEFINITION.scale(x, 0.7))
         assert torch.equal(ops.scale(x, 0.7, residual=x), DEFINITION.scale(x, 0.7, residual=x))
         assert torch.equal(ops.concat(heads, heads[..., :1]), DEFINITION.concat(heads, heads[..., :1]))
@@ -165,12 +171,25 @@ def attention_cases(draw: st.DrawFn) -> tuple[dict[str, int], list[tuple[int, in
         "block_size": draw(st.sampled_from([16, 32, 48])),
         "window": draw(st.sampled_from([0, 1, 7, 40])),
         "sinks": draw(st.booleans()),
+        "top_k": draw(st.sampled_from([0, 0, 1, 5, 20])),
         "seed": draw(seeds),
     }
     if latent:
         shape["value_dim"] = min(shape["value_dim"], shape["key_dim"])
     sequences = draw(st.lists(st.tuples(st.integers(0, 70), st.integers(1, 30)), min_size=1, max_size=4))
     return shape, sequences
+
+
+def choices(seed: int, positions_T: Tensor, top_k: int) -> Tensor | None:
+    """For every position that has so many before it, some of them, ascending; junk for the others."""
+    if not top_k:
+        return None
+    chosen_TK = torch.full((len(positions_T), top_k), -(2**31), dtype=torch.int32)
+    for row, position in enumerate(positions_T.tolist()):
+        if position >= top_k:
+            generator = torch.Generator().manual_seed(seed + position)
+            chosen_TK[row] = torch.randperm(position + 1, generator=generator)[:top_k].sort().values.int()
+    return chosen_TK
 
 
 @given(attention_cases())
@@ -189,6 +208,8 @@ def test_attention(case: tuple[dict[str, int], list[tuple[int, int]]]) -> None:
         window=shape["window"] or None,
     )
     sinks = noise(shape["seed"] + 7, heads, scale=3) if shape["sinks"] else None
+    if shape["top_k"]:
+        spec = replace(spec, window=None)
     most = max(-(-(cached + new) // block_size) for cached, new in sequences)
     order = torch.randperm(most * len(sequences), generator=torch.Generator().manual_seed(shape["seed"]))
     tables = order.view(len(sequences), most).int()
@@ -219,7 +240,11 @@ def test_attention(case: tuple[dict[str, int], list[tuple[int, int]]]) -> None:
                 )
                 ops.store(cache, plan, keys[first:last], None if values is None else values[first:last])
                 if first >= cached:
-                    results.append(ops.attention(queries[first:last], cache, plan, spec, sinks_N=sinks))
+                    chosen = choices(shape["seed"], plan.positions_T, shape["top_k"])
+                    out = ops.attention(
+                        queries[first:last], cache, plan, spec, sinks_N=sinks, chosen_TK=chosen
+                    )
+                    results.append(out)
         return torch.cat(results)
 
     expected = run(DEFINITION, 1)
@@ -227,6 +252,46 @@ def test_attention(case: tuple[dict[str, int], list[tuple[int, int]]]) -> None:
     for ops in FAST:
         for chunk in (1, 5, 64):
             assert torch.equal(run(ops, chunk), expected)
+
+
+@given(
+    seeds,
+    st.integers(1, 20),
+    st.integers(1, 40),
+    st.integers(1, 20),
+    st.lists(st.tuples(st.integers(0, 70), st.integers(1, 30)), min_size=1, max_size=3),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=40)
+def test_select(
+    seed: int, heads: int, key_dim: int, top_k: int, sequences: list[tuple[int, int]], ties: bool
+) -> None:
+    """What the definition chooses, and the twin where scores are whole numbers, so that ties abound."""
+    spec = IndexSpec(layer=0, key_dim=key_dim, top_k=top_k)
+    width = max(-(-(cached + new) // 16) for cached, new in sequences)
+    order = torch.randperm(width * len(sequences), generator=torch.Generator().manual_seed(seed))
+    tables = order.view(len(sequences), width).int()
+    rounded = torch.round if ties else torch.clone
+    cache = new_cache(spec, num_blocks=len(order), block_size=16, device=torch.device("cpu"))
+    assert isinstance(cache, KvCache)
+    cache.keys.fill_(float("nan"))  # what was never stored must never matter
+    positions, owners = [], []
+    for index, (cached, new) in enumerate(sequences):
+        total = torch.arange(cached + new, dtype=torch.int32)
+        plan = RowPlan(total, torch.full_like(total, index), tables)
+        DEFINITION.store(cache, plan, rounded(noise(seed + index, len(total), 1, key_dim)), None)
+        positions.append(total[cached:])
+        owners.append(torch.full((new,), index, dtype=torch.int32))
+    rows = RowPlan(torch.cat(positions), torch.cat(owners), tables)
+    count = len(rows.positions_T)
+    q, weights = rounded(noise(seed, count, heads, key_dim)), rounded(noise(seed + 1, count, heads))
+    choosing = rows.positions_T >= top_k
+    expected = DEFINITION.select(q, weights, cache, rows, top_k)[choosing]
+    for ops in FAST:
+        assert torch.equal(ops.select(q, weights, cache, rows, top_k)[choosing], expected)
+    if ties:
+        cache.keys.nan_to_num_(0)
+        assert torch.equal(TorchOps().select(q, weights, cache, rows, top_k)[choosing], expected)
 
 
 @given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from mohist.kernels.ops import (
 from mohist.kernels.twin import TorchOps
 from mohist.kernels.weight import Weight
 from mohist.types import SamplingParams
-from tests.kernels.test_native import ACTIVATIONS, strided
+from tests.kernels.test_native import ACTIVATIONS, choices, strided
 
 PATH = library_path()
 if PATH is None:
@@ -162,10 +163,14 @@ def attention_cases(draw: st.DrawFn) -> tuple[AttentionSpec, int, int, list[tupl
     return spec, group, draw(st.sampled_from([16, 32, 48])), draw(st.lists(sequence, min_size=1, max_size=4))
 
 
-@given(seeds, attention_cases(), paddings, st.booleans())
+@given(seeds, attention_cases(), paddings, st.booleans(), st.sampled_from([0, 0, 3, 20]))
 @settings(max_examples=60)
 def test_attention(
-    seed: int, case: tuple[AttentionSpec, int, int, list[tuple[int, int, int]]], padding: int, sunk: bool
+    seed: int,
+    case: tuple[AttentionSpec, int, int, list[tuple[int, int, int]]],
+    padding: int,
+    sunk: bool,
+    top_k: int,
 ) -> None:
     """Blocks scattered over the cache and shared; what was never stored is not a number."""
     spec, group, block_size, sequences = case
@@ -194,6 +199,9 @@ def test_attention(
     heads, count = group * spec.num_kv_heads, len(rows.positions_T)
     q, dout = noise(count, heads, spec.key_dim), noise(count, heads, spec.value_dim)
     sinks = torch.randn(heads, generator=noise.generator) if sunk else None
+    chosen = choices(seed, rows.positions_T, top_k)
+    if top_k:
+        spec = replace(spec, window=None)
 
     def function(gradients: Gradients, cast: Cast) -> Result:
         values = None if cache.values is None else cast(cache.values)
@@ -204,6 +212,7 @@ def test_attention(
             rows,
             spec,
             sinks_N=None if sinks is None else cast(sinks),
+            chosen_TK=chosen,
         )
         if gradients is REFERENCE:  # which lets what is not a number through, where it must be 0
             dcache.keys.nan_to_num_(0)

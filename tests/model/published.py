@@ -577,6 +577,13 @@ MINIMAX_M1 = {
     "rope_theta": 10000000,
     "vocab_size": 200064,
 }
+DEEPSEEK_V32 = {
+    **DEEPSEEK_V3,
+    "model_type": "deepseek_v32",
+    "index_head_dim": 128,
+    "index_n_heads": 64,
+    "index_topk": 2048,
+}
 PUBLISHED: dict[str, Published] = {
     "SmolLM2-135M": Published(SMOLLM2, "135M", None, 30 * 2 * 3 * 64),
     "Llama-3.1-8B": Published(LLAMA31_8B, "8.03B", None, 32 * 2 * 8 * 128),
@@ -601,6 +608,7 @@ PUBLISHED: dict[str, Published] = {
     "Mistral-7B-v0.3": Published(MISTRAL_7B, "7.25B", None, 32 * 2 * 8 * 128),
     "Ministral-3-8B": Published(MINISTRAL3_8B, "8.4B", None, 34 * 2 * 8 * 128),
     "Seed-OSS-36B": Published(SEED_OSS_36B, "36B", None, 64 * 2 * 8 * 128),
+    "DeepSeek-V3.2": Published(DEEPSEEK_V32, "671B", "37B", 61 * (576 + 128)),
     "Gemma-3-1B": Published(GEMMA3_1B, "1B", None, 26 * 2 * 1 * 256),
     "Gemma-3-27B": Published(GEMMA3_27B, "27B", None, 62 * 2 * 16 * 128),
     "MiniMax-M1": Published(MINIMAX_M1, "456B", "45.9B", 10 * 2 * 8 * 128, active_with=()),

@@ -52,7 +52,7 @@ def test_prompt_and_decode_match_transformers(
         packed = score(decoder, first, second)
         differences = [tiny.relative(packed, torch.cat(expected))]
 
-        attend = tiny.Paged(decoder.ops, len(first))
+        attend = tiny.Paged(decoder, len(first))
         steps = [(0, 40), (40, 57), *((i, i + 1) for i in range(57, 90))]
         for start, end in steps:
             positions = torch.arange(start, end).int()

@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mohist.kernels.ops import AttentionSpec, KvCache, LightningSpec, Ops, RowPlan, StateCache, new_cache
+from mohist.engine.runner import CachedAttend
+from mohist.kernels.ops import RowPlan, new_cache
+from mohist.model.decoder import Decoder
 from tests.model.deepseek_moe import DeepseekMoe
 
 transformers = pytest.importorskip("transformers")
@@ -55,6 +57,7 @@ GEMMA3_ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
 }
+_INDEX = {"index_topk": 11, "index_head_dim": 24, "index_n_heads": 5}
 _LIGHTNING = ["linear_attention", "full_attention", "linear_attention"]
 _MINIMAX = _DENSE | {
     "head_dim": 24,
@@ -116,6 +119,7 @@ def configs() -> dict[str, Callable[[], Any]]:
     """Every variant that the families claim to support, by name."""
     llama, qwen2, qwen3 = transformers.LlamaConfig, transformers.Qwen2Config, transformers.Qwen3Config
     v2, v3 = transformers.DeepseekV2Config, transformers.DeepseekV3Config
+    v32 = transformers.DeepseekV32Config
     gpt_oss, gemma3 = transformers.GptOssConfig, transformers.Gemma3TextConfig
     minimax = transformers.MiniMaxConfig
     glm4, glm4_moe, glm4_lite = (
@@ -163,6 +167,8 @@ def configs() -> dict[str, Callable[[], Any]]:
         "gpt_oss-plain": lambda: gpt_oss(
             **_GPT_OSS, attention_bias=False, layer_types=["full_attention"] * 3, rope_parameters=linear
         ),
+        "deepseek_v32": lambda: v32(**_LATENT, **groups, **_INDEX, rope_parameters=YARN_ROPE),
+        "deepseek_v32-wide": lambda: v32(**_LATENT, n_group=1, topk_group=1, **_INDEX | {"index_topk": 200}),
         "deepseek_v3-halves": lambda: v3(**_LATENT, **groups, rope_interleave=False),
         "deepseek_v3-gigachat3": lambda: v3(**_LATENT | {"q_lora_rank": None}, n_group=1, topk_group=1),
         "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
@@ -236,51 +242,20 @@ def tokens(count: int, seed: int = 0) -> Tensor:
 
 
 class Paged:
-    """An `attend` over a paged cache of shuffled blocks, as an engine would keep for one sequence."""
+    """A paged cache of shuffled blocks, as an engine would keep for one sequence."""
 
-    def __init__(self, ops: Ops, num_tokens: int) -> None:
-        self._ops = ops
-        self._num_blocks = -(-num_tokens // 16)
-        shuffled = torch.randperm(self._num_blocks, generator=torch.Generator().manual_seed(1))
-        self._table = shuffled.int()[None]
-        self._caches: dict[int, KvCache] = {}
-        self._states: dict[int, KvCache | StateCache] = {}
-        self._rows = RowPlan(torch.empty(0), torch.empty(0), self._table)
+    def __init__(self, decoder: Decoder, num_tokens: int) -> None:
+        self._ops, count = decoder.ops, -(-num_tokens // 16)
+        self._table = torch.randperm(count, generator=torch.Generator().manual_seed(1)).int()[None]
+        self._caches = {
+            spec: new_cache(spec, num_blocks=count, block_size=16, device=decoder.ops.device)
+            for spec in decoder.cache_specs
+        }
 
-    def at(self, positions_T: Tensor) -> Paged:
-        """Attend for rows at these positions next."""
-        self._rows = RowPlan(positions_T, torch.zeros_like(positions_T), self._table)
-        return self
-
-    def __call__(
-        self,
-        spec: AttentionSpec,
-        q_TNH: Tensor,
-        k_TGH: Tensor,
-        v_TGV: Tensor | None,
-        /,
-        *,
-        sinks_N: Tensor | None = None,
-    ) -> Tensor:
-        """See `mohist.model.attend.Attend`."""
-        if spec.layer not in self._caches:
-            self._caches[spec.layer] = KvCache.zeros(
-                spec, num_blocks=self._num_blocks, block_size=16, device=self._ops.device
-            )
-        cache = self._caches[spec.layer]
-        self._ops.store(cache, self._rows, k_TGH, v_TGV)
-        return self._ops.attention(q_TNH, cache, self._rows, spec, sinks_N=sinks_N)
-
-    def lightning(
-        self, spec: LightningSpec, q_TNH: Tensor, k_TNH: Tensor, v_TNV: Tensor, decays_N: Tensor, /
-    ) -> Tensor:
-        """See `mohist.model.attend.Attend`."""
-        cache = self._states.setdefault(spec.layer, self._new(spec))
-        assert isinstance(cache, StateCache)
-        return self._ops.lightning(q_TNH, k_TNH, v_TNV, cache, self._rows, decays_N)
-
-    def _new(self, spec: AttentionSpec | LightningSpec) -> KvCache | StateCache:
-        return new_cache(spec, num_blocks=self._num_blocks, block_size=16, device=self._ops.device)
+    def at(self, positions_T: Tensor) -> CachedAttend:
+        """Attends for rows at these positions."""
+        rows = RowPlan(positions_T, torch.zeros_like(positions_T), self._table)
+        return CachedAttend(self._ops, self._caches, rows)
 
 
 def typical(actual: Tensor, expected: Tensor) -> float:

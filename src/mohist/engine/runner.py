@@ -19,7 +19,17 @@ from torch import Tensor
 
 from mohist.engine.sequence import Chunk, Draw, Outcome, Sequence
 from mohist.kernels.native import NativeOps, SampleBuffers, Tape
-from mohist.kernels.ops import AttentionSpec, KvCache, LightningSpec, Ops, RowPlan, StateCache, new_cache
+from mohist.kernels.ops import (
+    AttentionSpec,
+    CacheSpec,
+    IndexSpec,
+    KvCache,
+    LightningSpec,
+    Ops,
+    RowPlan,
+    StateCache,
+    new_cache,
+)
 from mohist.kernels.sampling import SampledRows, SampleRow
 from mohist.model.adapters import Adapters, Span
 from mohist.model.decoder import Decoder
@@ -39,9 +49,7 @@ LOGIT_ROWS = 256
 class CachedAttend:
     """`Attend` over a paged cache: keys and values stay for later steps."""
 
-    def __init__(
-        self, ops: Ops, caches: Mapping[AttentionSpec | LightningSpec, KvCache | StateCache], rows: RowPlan
-    ) -> None:
+    def __init__(self, ops: Ops, caches: Mapping[CacheSpec, KvCache | StateCache], rows: RowPlan) -> None:
         self._ops, self._caches, self._rows = ops, caches, rows
 
     def __call__(
@@ -53,12 +61,20 @@ class CachedAttend:
         /,
         *,
         sinks_N: Tensor | None = None,
+        chosen_TK: Tensor | None = None,
     ) -> Tensor:
         """See `Attend`."""
         cache = self._caches[spec]
         assert isinstance(cache, KvCache), spec
         self._ops.store(cache, self._rows, k_TGH, v_TGV)
-        return self._ops.attention(q_TNH, cache, self._rows, spec, sinks_N=sinks_N)
+        return self._ops.attention(q_TNH, cache, self._rows, spec, sinks_N=sinks_N, chosen_TK=chosen_TK)
+
+    def select(self, spec: IndexSpec, q_TIJ: Tensor, weights_TI: Tensor, k_T1J: Tensor, /) -> Tensor:
+        """See `Attend`."""
+        cache = self._caches[spec]
+        assert isinstance(cache, KvCache), spec
+        self._ops.store(cache, self._rows, k_T1J, None)
+        return self._ops.select(q_TIJ, weights_TI, cache, self._rows, spec.top_k)
 
     def lightning(
         self, spec: LightningSpec, q_TNH: Tensor, k_TNH: Tensor, v_TNV: Tensor, decays_N: Tensor, /

@@ -26,6 +26,7 @@ __all__ = [
     "EmbedBackwardArgs",
     "GluArgs",
     "GluBackwardArgs",
+    "LayerNormArgs",
     "LightningArgs",
     "LinearArgs",
     "LinearGroupedArgs",
@@ -47,6 +48,7 @@ __all__ = [
     "SampleArgs",
     "SampleRowArgs",
     "ScaleArgs",
+    "SelectArgs",
     "SiluArgs",
     "SiluBackwardArgs",
     "StoreArgs",
@@ -175,8 +177,8 @@ class AttentionArgs(OpArgs):
 
     op = 8
     _fields_ = _fields(
-        pointers="cache plan q sinks y",
-        ints="rows heads q_stride q_head_stride y_stride y_head_stride window",
+        pointers="cache plan q sinks chosen y",
+        ints="rows heads q_stride q_head_stride y_stride y_head_stride window num_chosen",
         floats="scale",
     )
 
@@ -291,8 +293,8 @@ class AttentionBackwardArgs(OpArgs):
 
     op = 17
     _fields_ = _fields(
-        pointers="cache plan q sinks dy dq dsinks dkeys dvalues",
-        ints="rows heads q_stride q_head_stride dy_stride dy_head_stride window",
+        pointers="cache plan q sinks chosen dy dq dsinks dkeys dvalues",
+        ints="rows heads q_stride q_head_stride dy_stride dy_head_stride window num_chosen",
         floats="scale",
     )
 
@@ -388,6 +390,23 @@ class LightningArgs(OpArgs):
         pointers="states plan q k v decays y",
         ints="rows heads key_dim value_dim block_size q_stride q_head_stride k_stride k_head_stride "
         "v_stride v_head_stride reverse",
+    )
+
+
+class LayerNormArgs(OpArgs):
+    """mohist_layer_norm_args."""
+
+    op = 28
+    _fields_ = _fields(pointers="x weight bias y", ints="rows dim x_stride y_stride", floats="eps")
+
+
+class SelectArgs(OpArgs):
+    """mohist_select_args."""
+
+    op = 29
+    _fields_ = _fields(
+        pointers="cache plan q weights chosen",
+        ints="rows heads top_k q_stride q_head_stride weights_stride",
     )
 
 

@@ -108,9 +108,19 @@ class TrainingOps:
         spec: AttentionSpec,
         *,
         sinks_N: Tensor | None = None,
+        chosen_TK: Tensor | None = None,
     ) -> Tensor:
         """See `Ops.attention`."""
-        return _Attention.apply(self, rows, spec, q_TNH, cache.keys, cache.values, sinks_N)
+        return _Attention.apply(self, rows, spec, chosen_TK, q_TNH, cache.keys, cache.values, sinks_N)
+
+    def layer_norm(self, x_TD: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float) -> Tensor:
+        """See `Ops.layer_norm`; only where no gradients are recorded."""
+        assert not torch.is_grad_enabled(), "layer_norm has no gradient"
+        return self.ops.layer_norm(x_TD, weight_D, bias_D, eps)
+
+    def select(self, q_TIJ: Tensor, weights_TI: Tensor, cache: KvCache, rows: RowPlan, top_k: int) -> Tensor:
+        """See `Ops.select`."""
+        return self.ops.select(q_TIJ, weights_TI, cache, rows, top_k)
 
     def lightning(
         self,
@@ -378,23 +388,26 @@ class _Attention(Function):
         outer: TrainingOps,
         rows: RowPlan,
         spec: AttentionSpec,
+        chosen_TK: Tensor | None,
         q_TNH: Tensor,
         keys: Tensor,
-        values: Grad,
-        sinks_N: Grad,
+        *values_and_sinks: Grad,
     ) -> Tensor:
+        values, sinks_N = values_and_sinks
         ctx.save_for_backward(q_TNH, keys, values, sinks_N)
-        ctx.gradients, ctx.rows, ctx.spec = outer.gradients, rows, spec
-        return outer.ops.attention(q_TNH, KvCache(keys, values), rows, spec, sinks_N=sinks_N)
+        ctx.gradients, ctx.rows, ctx.spec, ctx.chosen_TK = outer.gradients, rows, spec, chosen_TK
+        cache = KvCache(keys, values)
+        return outer.ops.attention(q_TNH, cache, rows, spec, sinks_N=sinks_N, chosen_TK=chosen_TK)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout_TNV: Tensor) -> Grads:
         q_TNH, keys, values, sinks_N = ctx.saved_tensors
+        cache, options = KvCache(keys, values), {"sinks_N": sinks_N, "chosen_TK": ctx.chosen_TK}
         dq_TNH, dcache, dsinks_N = ctx.gradients.attention(
-            dout_TNV, q_TNH, KvCache(keys, values), ctx.rows, ctx.spec, sinks_N=sinks_N
+            dout_TNV, q_TNH, cache, ctx.rows, ctx.spec, **options
         )
-        return None, None, None, dq_TNH, dcache.keys, dcache.values, dsinks_N
+        return None, None, None, None, dq_TNH, dcache.keys, dcache.values, dsinks_N
 
 
 class _Route(Function):

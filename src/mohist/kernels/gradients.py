@@ -112,6 +112,7 @@ class Gradients(Protocol):
         spec: AttentionSpec,
         *,
         sinks_N: Grad = None,
+        chosen_TK: Tensor | None = None,
     ) -> tuple[Tensor, KvCache, Grad]:
         """Of the queries, of the whole cache, and of the sinks if there are any."""
         ...
@@ -271,13 +272,15 @@ class TorchGradients:
         spec: AttentionSpec,
         *,
         sinks_N: Grad = None,
+        chosen_TK: Tensor | None = None,
     ) -> tuple[Tensor, KvCache, Grad]:
         """See `Gradients.attention`."""
         q_TNH, keys = _leaf(q_TNH), _leaf(cache.keys)
         values = None if cache.values is None else _leaf(cache.values)
         sinks_N = None if sinks_N is None else _leaf(sinks_N)
         with torch.enable_grad():
-            out_TNV = self._twin.attention(q_TNH, KvCache(keys, values), rows, spec, sinks_N=sinks_N)
+            options = {"sinks_N": sinks_N, "chosen_TK": chosen_TK}
+            out_TNV = self._twin.attention(q_TNH, KvCache(keys, values), rows, spec, **options)
         inputs = [tensor for tensor in (q_TNH, keys, values, sinks_N) if tensor is not None]
         found = iter(_gradients(out_TNV, inputs, dout_TNV))
         dq_TNH, dkeys = next(found), next(found)

@@ -445,6 +445,7 @@ class NativeOps:
         spec: AttentionSpec,
         *,
         sinks_N: Tensor | None = None,
+        chosen_TK: Tensor | None = None,
     ) -> Tensor:
         """See `Ops.attention`."""
         q_TNH = rows_contiguous(q_TNH)
@@ -456,6 +457,7 @@ class NativeOps:
             ctypes.addressof(plan_args),
             q_TNH.data_ptr(),
             pointer(sinks_N),
+            pointer(chosen_TK),
             y.data_ptr(),
             num_rows,
             heads,
@@ -464,10 +466,38 @@ class NativeOps:
             heads * spec.value_dim,
             spec.value_dim,
             spec.window or 0,
+            0 if chosen_TK is None else chosen_TK.shape[1],
             spec.scale,
         )
         self._do(args, cache_args, plan_args, cache, rows, sinks_N)
         return y
+
+    def layer_norm(self, x_TD: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float) -> Tensor:
+        """See `Ops.layer_norm`."""
+        x_TD = rows_contiguous(x_TD)
+        y = self._empty(*x_TD.shape)
+        pointers = x_TD.data_ptr(), weight_D.data_ptr(), bias_D.data_ptr(), y.data_ptr()
+        self._do(abi.LayerNormArgs(*pointers, *x_TD.shape, x_TD.stride(0), y.stride(0), eps))
+        return y
+
+    def select(self, q_TIJ: Tensor, weights_TI: Tensor, cache: KvCache, rows: RowPlan, top_k: int) -> Tensor:
+        """See `Ops.select`."""
+        q_TIJ, weights_TI = rows_contiguous(q_TIJ), rows_contiguous(weights_TI)
+        chosen = self._empty(len(q_TIJ), top_k, dtype=torch.int32)
+        cache_args, plan_args = cache_struct(cache), plan_struct(rows)
+        args = abi.SelectArgs(
+            ctypes.addressof(cache_args),
+            ctypes.addressof(plan_args),
+            q_TIJ.data_ptr(),
+            weights_TI.data_ptr(),
+            chosen.data_ptr(),
+            *weights_TI.shape,
+            top_k,
+            *q_TIJ.stride()[:2],
+            weights_TI.stride(0),
+        )
+        self._do(args, cache_args, plan_args, cache, rows)
+        return chosen
 
     def lightning(
         self,

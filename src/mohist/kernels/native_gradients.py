@@ -265,6 +265,7 @@ class NativeGradients:
         spec: AttentionSpec,
         *,
         sinks_N: Grad = None,
+        chosen_TK: Tensor | None = None,
     ) -> tuple[Tensor, KvCache, Grad]:
         """See `Gradients.attention`."""
         dout_TNV, q_TNH = _rows(dout_TNV), _rows(q_TNH)
@@ -278,6 +279,7 @@ class NativeGradients:
                 *map(ctypes.addressof, structs),
                 q_TNH.data_ptr(),
                 pointer(sinks_N),
+                pointer(chosen_TK),
                 dout_TNV.data_ptr(),
                 dq_TNH.data_ptr(),
                 pointer(dsinks_TN),
@@ -287,6 +289,7 @@ class NativeGradients:
                 *q_TNH.stride()[:2],
                 *dout_TNV.stride()[:2],
                 spec.window or 0,
+                0 if chosen_TK is None else chosen_TK.shape[1],
                 spec.scale,
             )
         )

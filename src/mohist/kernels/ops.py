@@ -40,8 +40,10 @@ from mohist.types import SamplingParams
 __all__ = [
     "LANES",
     "AttentionSpec",
+    "CacheSpec",
     "ExpertBiases",
     "ExpertWeights",
+    "IndexSpec",
     "KvCache",
     "LightningSpec",
     "Ops",
@@ -192,8 +194,23 @@ class StateCache:
         return cls(states, block_size)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexSpec:
+    """What one layer's choice of keys looks like, whoever stores the keys of its index."""
+
+    layer: int
+    """Names the layer's cache; the kernels do not read it."""
+    key_dim: int
+    top_k: int
+    """Keys that a row attends to."""
+
+
+CacheSpec = AttentionSpec | IndexSpec | LightningSpec
+"""What a mixer keeps of every token; a layer may have several."""
+
+
 def new_cache(
-    spec: AttentionSpec | LightningSpec,
+    spec: CacheSpec,
     *,
     num_blocks: int,
     block_size: int,
@@ -201,11 +218,15 @@ def new_cache(
     brief: bool = False,
 ) -> KvCache | StateCache:
     """An empty cache of the kind and shape that a layer needs (see `KvCache.zeros`)."""
-    if isinstance(spec, AttentionSpec):
-        return KvCache.zeros(
+    if isinstance(spec, LightningSpec):
+        return StateCache.zeros(
             spec, num_blocks=num_blocks, block_size=block_size, device=device, brief=brief
         )
-    return StateCache.zeros(spec, num_blocks=num_blocks, block_size=block_size, device=device, brief=brief)
+    if isinstance(spec, IndexSpec):
+        spec = AttentionSpec(
+            layer=spec.layer, num_kv_heads=1, key_dim=spec.key_dim, value_dim=0, latent=True, scale=1.0
+        )
+    return KvCache.zeros(spec, num_blocks=num_blocks, block_size=block_size, device=device, brief=brief)
 
 
 def _zeros(*shape: int, device: torch.device) -> Tensor:
@@ -351,6 +372,7 @@ class Ops(Protocol):
         spec: AttentionSpec,
         *,
         sinks_N: Tensor | None = None,
+        chosen_TK: Tensor | None = None,
     ) -> Tensor:
         """Causal softmax attention of every row over the stored keys of its sequence: [T, N, V].
 
@@ -360,7 +382,25 @@ class Ops(Protocol):
             s_j = scale * (chain over d of q_d * k_jd);  m = max s_j;  e_j = exp(s_j - m)
             out_d = (chain over j of e_j * v_jd) / (16-lane sum of e_j, lane j modulo 16)
 
-        With sinks, m is at least the head's sink and the sum has exp(sink - m) added to it last.
+        With sinks, m is at least the head's sink and the sum has exp(sink - m) added to it last. A row at a
+        position of at least K sees only the K positions in its row of `chosen_TK` (see `select`).
+        """
+        ...
+
+    def layer_norm(self, x_TD: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float) -> Tensor:
+        """((x - m) * (1 / sqrt(s / D + eps))) * weight + bias: [T, D].
+
+        m is the 16-lane sum of x divided by D, s that of (x - m) * (x - m) by fma. It has no gradient.
+        """
+        ...
+
+    def select(self, q_TIJ: Tensor, weights_TI: Tensor, cache: KvCache, rows: RowPlan, top_k: int) -> Tensor:
+        """The positions that every row attends to: int32 [T, top_k], ascending.
+
+        Of a cache with one head of keys and no values. Position j scores the chain over index heads i of
+        weights_i * max(0, chain over d of q_id * k_jd); those with the largest scores are chosen, the lower
+        position on a tie. Rows at positions below `top_k` see all; what is written for them is left open.
+        It has no gradient.
         """
         ...
 

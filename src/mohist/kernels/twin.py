@@ -130,13 +130,40 @@ class TorchOps:
         spec: AttentionSpec,
         *,
         sinks_N: Tensor | None = None,
+        chosen_TK: Tensor | None = None,
     ) -> Tensor:
         """See `Ops.attention`."""
         parts = [
-            _attend(q_TNH[start:end], keys_GLH, values_GLV, rows.positions_T[start:end], spec, sinks_N)
-            for start, end, keys_GLH, values_GLV in _sequences(cache, rows, spec)
+            _attend(
+                q_TNH[start:end],
+                keys_GLH,
+                values_GLV,
+                rows.positions_T[start:end],
+                spec,
+                sinks_N,
+                None if chosen_TK is None else chosen_TK[start:end],
+            )
+            for start, end, keys_GLH, values_GLV in _sequences(cache, rows, spec.value_dim)
         ]
         return torch.cat(parts)
+
+    def layer_norm(self, x_TD: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float) -> Tensor:
+        """See `Ops.layer_norm`."""
+        return F.layer_norm(x_TD, weight_D.shape, weight_D, bias_D, eps)
+
+    def select(self, q_TIJ: Tensor, weights_TI: Tensor, cache: KvCache, rows: RowPlan, top_k: int) -> Tensor:
+        """See `Ops.select`."""
+        chosen_TK = torch.zeros(len(q_TIJ), top_k, dtype=torch.int32, device=q_TIJ.device)
+        for start, end, keys_GLJ, _ in _sequences(cache, rows, 0):
+            positions_t = rows.positions_T[start:end]
+            if positions_t[-1] < top_k:
+                continue
+            open_tIL = torch.matmul(q_TIJ[start:end], keys_GLJ[0].T).relu()
+            scores_tL = (weights_TI[start:end, :, None] * open_tIL).sum(1)
+            later_tL = torch.arange(keys_GLJ.shape[1], device=q_TIJ.device) > positions_t[:, None]
+            best_tK = _best(scores_tL.masked_fill(later_tL, float("-inf")), top_k)
+            chosen_TK[start:end] = best_tK.sort(dim=1).values.int()
+        return chosen_TK
 
     def lightning(
         self,
@@ -271,9 +298,7 @@ def places(cache: KvCache, rows: RowPlan) -> tuple[Tensor, Tensor]:
     return block_T.long(), positions_T % cache.block_size
 
 
-def _sequences(
-    cache: KvCache, rows: RowPlan, spec: AttentionSpec
-) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+def _sequences(cache: KvCache, rows: RowPlan, value_dim: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
     """(first row, end row, keys [G, L, H], values [G, L, V]) of every sequence, up to its last row."""
     sequences, counts = rows.sequence_T.unique_consecutive(return_counts=True)
     start = 0
@@ -283,7 +308,7 @@ def _sequences(
         blocks = rows.tables_SB[sequence, : -(-length // cache.block_size)].long()
         keys_GLH = cache.keys[blocks].permute(1, 0, 2, 4, 3).flatten(1, 3)[:, :length]
         if cache.values is None:
-            values_GLV = keys_GLH[..., : spec.value_dim]
+            values_GLV = keys_GLH[..., :value_dim]
         else:
             values_GLV = cache.values[blocks].transpose(0, 1).flatten(1, 2)[:, :length]
         yield start, end, keys_GLH, values_GLV
@@ -297,6 +322,7 @@ def _attend(
     positions_t: Tensor,
     spec: AttentionSpec,
     sinks_N: Tensor | None,
+    chosen_tK: Tensor | None,
 ) -> Tensor:
     q_GMtH = q_tNH.unflatten(1, (spec.num_kv_heads, -1)).permute(1, 2, 0, 3)
     scores_GMtL = torch.matmul(q_GMtH, keys_GLH[:, None].transpose(2, 3)) * spec.scale
@@ -304,6 +330,8 @@ def _attend(
     hidden_tL = distance_tL < 0
     if spec.window is not None:
         hidden_tL |= distance_tL >= spec.window
+    if chosen_tK is not None:
+        hidden_tL |= _unchosen(chosen_tK, positions_t, keys_GLH.shape[1])
     scores_GMtL = scores_GMtL.masked_fill(hidden_tL, float("-inf"))
     if sinks_N is None:
         probs_GMtL = scores_GMtL.softmax(-1)
@@ -311,6 +339,14 @@ def _attend(
         sinks_GMt1 = sinks_N.view(spec.num_kv_heads, -1, 1, 1).expand(*scores_GMtL.shape[:3], 1)
         probs_GMtL = torch.cat((scores_GMtL, sinks_GMt1), dim=-1).softmax(-1)[..., :-1]
     return torch.matmul(probs_GMtL, values_GLV[:, None]).permute(2, 0, 1, 3).flatten(1, 2)
+
+
+def _unchosen(chosen_tK: Tensor, positions_t: Tensor, count: int) -> Tensor:
+    """Which of the first `count` positions [t, L] a row does not see, since it has not chosen them."""
+    chooses_t = positions_t >= chosen_tK.shape[1]
+    places_tK = torch.where(chooses_t[:, None], chosen_tK, 0).long()
+    unchosen_tL = torch.ones(len(positions_t), count, dtype=torch.bool, device=chosen_tK.device)
+    return unchosen_tL.scatter(1, places_tK, False) & chooses_t[:, None]
 
 
 def _block_runs(block_size: int, rows: RowPlan) -> Iterator[tuple[int, int, int | None, int]]:

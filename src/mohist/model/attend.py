@@ -13,7 +13,17 @@ from typing import NamedTuple, Protocol, overload
 import torch
 from torch import Tensor
 
-from mohist.kernels.ops import AttentionSpec, KvCache, LightningSpec, Ops, RowPlan, StateCache, new_cache
+from mohist.kernels.ops import (
+    AttentionSpec,
+    CacheSpec,
+    IndexSpec,
+    KvCache,
+    LightningSpec,
+    Ops,
+    RowPlan,
+    StateCache,
+    new_cache,
+)
 
 __all__ = ["Attend", "PackedAttend"]
 
@@ -23,6 +33,10 @@ _BLOCK_SIZE = 32
 
 class Attend(Protocol):
     """Stores the rows' keys and values where they belong, then lets every row attend to its sequence."""
+
+    def select(self, spec: IndexSpec, q_TIJ: Tensor, weights_TI: Tensor, k_T1J: Tensor, /) -> Tensor:
+        """Stores the rows' index keys; returns the positions that each attends to (see `Ops.select`)."""
+        ...
 
     def lightning(
         self, spec: LightningSpec, q_TNH: Tensor, k_TNH: Tensor, v_TNV: Tensor, decays_N: Tensor, /
@@ -39,6 +53,7 @@ class Attend(Protocol):
         /,
         *,
         sinks_N: Tensor | None = None,
+        chosen_TK: Tensor | None = None,
     ) -> Tensor:
         """Attended values [T, N, V]; v is None where the value is part of the key (see `AttentionSpec`)."""
         ...
@@ -84,7 +99,7 @@ class PackedAttend:
         self._source_U = torch.tensor([row.source for row in every], device=ops.device)
         own = set(layout.rows)
         self._own_T = torch.tensor([i for i, row in enumerate(every) if row in own], device=ops.device)
-        self._scratch: dict[AttentionSpec | LightningSpec, KvCache | StateCache] = {}
+        self._scratch: dict[CacheSpec, KvCache | StateCache] = {}
 
     @property
     def positions_T(self) -> Tensor:
@@ -100,14 +115,24 @@ class PackedAttend:
         /,
         *,
         sinks_N: Tensor | None = None,
+        chosen_TK: Tensor | None = None,
     ) -> Tensor:
         """See `Attend`."""
         cache = self._cache(spec)
+        self._store(cache, k_TGH, v_TGV)
+        return self._ops.attention(q_TNH, cache, self.rows, spec, sinks_N=sinks_N, chosen_TK=chosen_TK)
+
+    def select(self, spec: IndexSpec, q_TIJ: Tensor, weights_TI: Tensor, k_T1J: Tensor, /) -> Tensor:
+        """See `Attend`."""
+        cache = self._cache(spec)
+        self._store(cache, k_T1J, None)
+        return self._ops.select(q_TIJ, weights_TI, cache, self.rows, spec.top_k)
+
+    def _store(self, cache: KvCache, k_TGH: Tensor, v_TGV: Tensor | None) -> None:
         self._ops.store(cache, self.rows, k_TGH, v_TGV)
         if self._copies is not None:
             values = None if v_TGV is None else v_TGV.index_select(0, self._copied_T)
             self._ops.store(cache, self._copies, k_TGH.index_select(0, self._copied_T), values)
-        return self._ops.attention(q_TNH, cache, self.rows, spec, sinks_N=sinks_N)
 
     def lightning(
         self, spec: LightningSpec, q_TNH: Tensor, k_TNH: Tensor, v_TNV: Tensor, decays_N: Tensor, /
@@ -121,10 +146,10 @@ class PackedAttend:
         return out_UNV.index_select(0, self._own_T)
 
     @overload
-    def _cache(self, spec: AttentionSpec) -> KvCache: ...
+    def _cache(self, spec: AttentionSpec | IndexSpec) -> KvCache: ...
     @overload
     def _cache(self, spec: LightningSpec) -> StateCache: ...
-    def _cache(self, spec: AttentionSpec | LightningSpec) -> KvCache | StateCache:
+    def _cache(self, spec: CacheSpec) -> KvCache | StateCache:
         """Fresh when gradients are recorded, since they read it later; else shared by layers of one shape."""
         shape = dataclasses.replace(spec, layer=0)
         cache = None if torch.is_grad_enabled() else self._scratch.get(shape)

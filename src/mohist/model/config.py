@@ -12,6 +12,7 @@ __all__ = [
     "DecoderConfig",
     "DenseConfig",
     "GqaConfig",
+    "IndexerConfig",
     "LayerConfig",
     "LightningConfig",
     "LinearScaling",
@@ -142,6 +143,20 @@ class GqaConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IndexerConfig:
+    """Sparse attention: rows see the tokens that a cheap index scores highest (DeepSeek-V3.2)."""
+
+    num_heads: int
+    head_dim: int
+    top_k: int
+    """Tokens that a row attends to; with no more before it, to all."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_heads", "head_dim", "top_k"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+
+
+@dataclass(frozen=True, kw_only=True)
 class MlaConfig:
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1)."""
 
@@ -155,8 +170,14 @@ class MlaConfig:
     rope: RopeConfig
     """Of the entries with positions, all of which are rotated; their key is shared by all heads."""
     value_dim: int
+    indexer: IndexerConfig | None = None
+    """None lets rows see all earlier tokens; else needs a query latent."""
 
     def __post_init__(self) -> None:
+        if self.indexer is not None:
+            _require(self.q_rank is not None, "q_rank", self.q_rank, "positive for the indexer")
+            room = self.indexer.head_dim
+            _require(self.rope.dim <= room, "rope dim", self.rope.dim, f"at most {room}, the indexer's width")
         for name in ("num_heads", "kv_rank", "nope_dim", "value_dim"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
         _require(self.q_rank is None or self.q_rank > 0, "q_rank", self.q_rank, "positive or None")

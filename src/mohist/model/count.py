@@ -8,6 +8,7 @@ from mohist.model.config import (
     DecoderConfig,
     DenseConfig,
     GqaConfig,
+    IndexerConfig,
     LayerConfig,
     LightningConfig,
     MlaConfig,
@@ -94,11 +95,17 @@ def _mixer(hidden: int, mixer: GqaConfig | MlaConfig | LightningConfig) -> int:
         query = hidden * width if rank is None else hidden * rank + rank + rank * width
         latent = hidden * (mixer.kv_rank + mixer.rope_dim) + mixer.kv_rank
         unfold = mixer.kv_rank * mixer.num_heads * (mixer.nope_dim + mixer.value_dim)
-        return query + latent + unfold + mixer.num_heads * mixer.value_dim * hidden
+        index = 0 if mixer.indexer is None else _indexer(hidden, rank or 0, mixer.indexer)
+        return query + latent + unfold + mixer.num_heads * mixer.value_dim * hidden + index
     query, kv = mixer.num_heads * mixer.head_dim, mixer.num_kv_heads * mixer.head_dim
     biases = (query + 2 * kv) * mixer.qkv_bias + hidden * mixer.output_bias + mixer.num_heads * mixer.sinks
     norms = {None: 0, "head": 2 * mixer.head_dim, "projection": query + kv}[mixer.qk_norm]
     return hidden * (2 * query + 2 * kv) + biases + norms
+
+
+def _indexer(hidden: int, q_rank: int, indexer: IndexerConfig) -> int:
+    dim, heads = indexer.head_dim, indexer.num_heads
+    return q_rank * heads * dim + hidden * (dim + heads) + 2 * dim
 
 
 def _mlp(hidden: int, mlp: DenseConfig | MoeConfig) -> int:
@@ -122,7 +129,7 @@ def _cache(mixer: GqaConfig | MlaConfig | LightningConfig) -> int:
     if isinstance(mixer, LightningConfig):
         return 0
     if isinstance(mixer, MlaConfig):
-        return mixer.kv_rank + mixer.rope_dim
+        return mixer.kv_rank + mixer.rope_dim + (mixer.indexer.head_dim if mixer.indexer else 0)
     return 2 * mixer.num_kv_heads * mixer.head_dim
 
 
@@ -130,6 +137,10 @@ def _attention_flops(mixer: GqaConfig | MlaConfig | LightningConfig, context_tok
     if isinstance(mixer, LightningConfig):
         return 5 * mixer.num_heads * mixer.head_dim**2
     if isinstance(mixer, MlaConfig):
-        return 2 * mixer.num_heads * (2 * mixer.kv_rank + mixer.rope_dim) * context_tokens
+        index, seen = 0, context_tokens
+        if mixer.indexer is not None:
+            index = 2 * mixer.indexer.num_heads * (mixer.indexer.head_dim + 1) * context_tokens
+            seen = min(seen, mixer.indexer.top_k)
+        return 2 * mixer.num_heads * (2 * mixer.kv_rank + mixer.rope_dim) * seen + index
     seen = context_tokens if mixer.window is None else min(context_tokens, mixer.window)
     return 4 * mixer.num_heads * mixer.head_dim * seen

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mohist.kernels.ops import AttentionSpec, LightningSpec, Ops
+from mohist.kernels.ops import CacheSpec, Ops
 from mohist.kernels.sampling import TokenScores
 from mohist.model.angles import Angles, AngleTable
 from mohist.model.attend import Attend
@@ -51,8 +51,8 @@ class Decoder(nn.Module):
         self.mtp = nn.ModuleList(MtpModule(config, first + i, ops) for i in range(config.mtp_layers))
 
     @property
-    def cache_specs(self) -> list[AttentionSpec | LightningSpec]:
-        """What each layer tells `attend`, in order."""
+    def cache_specs(self) -> list[CacheSpec]:
+        """What the layers tell `attend`, in order."""
         return [spec for i, layer in enumerate(self.config.layers) for spec in cache_specs(layer.mixer, i)]
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:

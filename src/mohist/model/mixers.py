@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mohist.kernels.activation import SIGMOID
-from mohist.kernels.ops import AttentionSpec, LightningSpec, Ops
+from mohist.kernels.ops import AttentionSpec, CacheSpec, LightningSpec, Ops
 from mohist.model.angles import Angles
 from mohist.model.attend import Attend
 from mohist.model.config import GqaConfig, LightningConfig, MlaConfig
+from mohist.model.indexer import Indexer, index_spec
 from mohist.model.rope import lightning_decays, mla_softmax_scale
 from mohist.model.tensors import FusedVector, Matrix, Vector
 
@@ -26,11 +27,14 @@ _LIGHTNING_EPS = 1e-6
 """Of the norm after linear attention, likewise (so in MiniMax's code)."""
 
 
-def cache_specs(mixer: GqaConfig | MlaConfig | LightningConfig, layer: int) -> list[AttentionSpec | LightningSpec]:
+def cache_specs(mixer: GqaConfig | MlaConfig | LightningConfig, layer: int) -> list[CacheSpec]:
     """What `attend` is told about a layer; its caches have the shapes that follow from it."""
     if isinstance(mixer, LightningConfig):
         return [_lightning_spec(mixer, layer)]
-    return [_attention_spec(mixer, layer)]
+    specs: list[CacheSpec] = [_attention_spec(mixer, layer)]
+    if isinstance(mixer, MlaConfig) and mixer.indexer is not None:
+        specs.append(index_spec(mixer.indexer, layer))
+    return specs
 
 
 def _lightning_spec(mixer: LightningConfig, layer: int) -> LightningSpec:
@@ -158,32 +162,40 @@ class LatentAttention(nn.Module):
         self.key_up = Matrix(latent, mixer.nope_dim, num_groups=heads)
         self.value_up = Matrix(mixer.value_dim, latent, num_groups=heads)
         self.o = Matrix(hidden_size, heads * mixer.value_dim)
+        self.indexer: Indexer | None = None
+        if mixer.indexer is not None and mixer.q_rank is not None:
+            self.indexer = Indexer(
+                mixer.indexer, layer=layer, hidden_size=hidden_size, q_rank=mixer.q_rank, ops=ops
+            )
 
     def forward(self, x_TD: Tensor, angles: Angles, attend: Attend, residual_TD: Tensor | None) -> Tensor:
         """residual + attention(x): [T, D]."""
         ops, mixer, interleaved = self.ops, self.config, self.config.rope.interleaved
-        q_TNH, latent_TL, rope_key_T1R = self._project(x_TD)
+        q_TNH, latent_TL, rope_key_T1R, q_latent_TQ = self._project(x_TD)
+        chosen_TK = None
+        if self.indexer is not None and q_latent_TQ is not None:
+            chosen_TK = self.indexer(x_TD, q_latent_TQ, angles.keys_T2R, attend)
         key_TL = ops.rms_norm(latent_TL, self.kv_latent_norm.value, _LATENT_EPS)
         key_T1R = ops.rope(rope_key_T1R, angles.keys_T2R, interleaved=interleaved)
         query_TNR = ops.rope(q_TNH[:, :, mixer.nope_dim :], angles.keys_T2R, interleaved=interleaved)
         query_TNL = ops.linear_grouped(q_TNH[:, :, : mixer.nope_dim], self.key_up.weights())
-        out_TNL = attend(
-            self.spec, ops.concat(query_TNL, query_TNR), ops.concat(key_TL[:, None], key_T1R), None
-        )
+        query_TNH, key_T1H = ops.concat(query_TNL, query_TNR), ops.concat(key_TL[:, None], key_T1R)
+        out_TNL = attend(self.spec, query_TNH, key_T1H, None, chosen_TK=chosen_TK)
         out_TNV = ops.linear_grouped(out_TNL, self.value_up.weights())
         return ops.linear(out_TNV.flatten(1), (self.o.weight(),), residual=residual_TD)
 
-    def _project(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [T, N, nope + rope], key/value latents [T, L] and rope parts of keys [T, 1, rope]."""
+    def _project(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Queries [T, N, nope + rope], key/value latents [T, L], keys' rope parts [T, 1, rope], query latents."""
         ops, mixer = self.ops, self.config
         first = self.q if mixer.q_rank is None else self.q_down
         fused = ops.linear(x_TD, (first.weight(), self.kv_down.weight()))
         start = first.shape[0]
         end = start + mixer.kv_rank
-        q = fused[:, :start]
+        q, q_latent_TQ = fused[:, :start], None
         if mixer.q_rank is not None:
-            q = ops.linear(ops.rms_norm(q, self.q_latent_norm.value, _LATENT_EPS), (self.q_up.weight(),))
-        return q.unflatten(1, (mixer.num_heads, -1)), fused[:, start:end], fused[:, None, end:]
+            q_latent_TQ = ops.rms_norm(q, self.q_latent_norm.value, _LATENT_EPS)
+            q = ops.linear(q_latent_TQ, (self.q_up.weight(),))
+        return q.unflatten(1, (mixer.num_heads, -1)), fused[:, start:end], fused[:, None, end:], q_latent_TQ
 
 
 class LightningAttention(nn.Module):

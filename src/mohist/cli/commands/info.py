@@ -108,6 +108,8 @@ def layer_kind(layer: LayerConfig) -> tuple[str, str]:
         attention = (
             f"latent attention, {mixer.num_heads} heads, latent {mixer.kv_rank} + rope {mixer.rope_dim}"
         )
+        if mixer.indexer is not None:
+            attention += f", sees {mixer.indexer.top_k} indexed tokens"
     elif isinstance(mixer, LightningConfig):
         attention = f"linear attention, {mixer.num_heads} heads of {mixer.head_dim}, a state a cache block"
     else:

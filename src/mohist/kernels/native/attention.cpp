@@ -35,12 +35,14 @@ struct Attention {
     float* y;
     int64_t first, last;  // keys it sees
     const float* sink;    // or null
+    const int32_t* chosen;  // of all these, those that it sees; or null
   };
   Pair pair(const Task& task, int64_t i) const {
     const int64_t row = task.row + (task.pair + i) / group, n = task.head * group + (task.pair + i) % group;
     const int64_t last = a.plan->positions[row];
     return {a.q + row * a.q_stride + n * a.q_head_stride, a.y + row * a.y_stride + n * a.y_head_stride,
-            a.window ? std::max<int64_t>(0, last - a.window + 1) : 0, last, a.sinks ? a.sinks + n : nullptr};
+            a.window ? std::max<int64_t>(0, last - a.window + 1) : 0, last, a.sinks ? a.sinks + n : nullptr,
+            a.chosen && last >= a.num_chosen ? a.chosen + row * a.num_chosen : nullptr};
   }
 
   // The 16 keys of group j / 16 of a sequence, [key_dim][16].
@@ -92,6 +94,7 @@ struct Attention {
     const float lowest = -std::numeric_limits<float>::infinity();
     std::fill(e, e + (p.first - begin), lowest);
     std::fill(e + (p.last + 1 - begin), e + (end - begin), lowest);
+    if (p.chosen) keep_chosen(p.chosen, a.num_chosen, begin, e, p.last + 1, lowest);
     vp most = fill16(p.sink ? *p.sink : lowest);
     for (int64_t i = 0; i < end - begin; i += 16) most = max(most, load16(e + i));
     float m[16];

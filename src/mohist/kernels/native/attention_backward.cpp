@@ -194,6 +194,12 @@ class Worker {
     std::fill(p + end, p + width, -std::numeric_limits<float>::infinity());
     std::fill(ds, ds + first, 0.0f);
     std::fill(ds + end, ds + width, 0.0f);
+    if (a_.chosen && position(pair) >= a_.num_chosen) {
+      const int32_t* chosen = a_.chosen + (row_ + pair / all_.group) * a_.num_chosen;
+      const int64_t origin = run_.begin + begin_, past = position(pair) + 1;
+      keep_chosen(chosen, a_.num_chosen, origin, p, past, -std::numeric_limits<float>::infinity());
+      keep_chosen(chosen, a_.num_chosen, origin, ds, past, 0.0f);
+    }
     const vp scale = fill16(a_.scale);
     const int64_t row = row_ + pair / all_.group, n = head_ * all_.group + pair % all_.group;
     vp most = fill16(a_.sinks ? a_.sinks[n] : -std::numeric_limits<float>::infinity());

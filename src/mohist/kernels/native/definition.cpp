@@ -141,6 +141,20 @@ void rms_norm(const mohist_rms_norm_args& a) {
     }
 }
 
+void layer_norm(const mohist_layer_norm_args& a) {
+  for (int64_t t = 0; t < a.rows; t++) {
+    const float* x = a.x + t * a.x_stride;
+    const float dim = static_cast<float>(a.dim);
+    Lanes sum, squares;
+    for (int64_t k = 0; k < a.dim; k++) sum.l[k % 16] = sum.l[k % 16] + x[k];
+    const float mean = sum.fold() / dim;
+    for (int64_t k = 0; k < a.dim; k++)
+      squares.l[k % 16] = __builtin_fmaf(x[k] - mean, x[k] - mean, squares.l[k % 16]);
+    const float scale = 1.0f / std::sqrt(squares.fold() / dim + a.eps);
+    for (int64_t k = 0; k < a.dim; k++) a.y[t * a.y_stride + k] = (x[k] - mean) * scale * a.weight[k] + a.bias[k];
+  }
+}
+
 void rope_angles(const mohist_rope_angles_args& a) {
   for (int64_t t = 0; t < a.rows; t++)
     for (int64_t r = 0; r < a.pairs; r++) {
@@ -265,7 +279,10 @@ void attention(const mohist_attention_args& a) {
       float* y = a.y + t * a.y_stride + n * a.y_head_stride;
       e.assign(p + 1, 0.0f);
       float largest = a.sinks ? a.sinks[n] : -std::numeric_limits<float>::infinity();
+      const int32_t* chosen = a.chosen && p >= a.num_chosen ? a.chosen + t * a.num_chosen : nullptr;
+      const auto sees = [&](int64_t j) { return !chosen || std::binary_search(chosen, chosen + a.num_chosen, j); };
       for (int64_t j = first; j <= p; j++) {
+        if (!sees(j)) continue;
         const Slot s = slot(cache, *a.plan, t, j);
         float acc = 0.0f;
         for (int64_t d = 0; d < cache.key_dim; d++) acc = __builtin_fmaf(q[d], s.key(head, d), acc);
@@ -274,16 +291,43 @@ void attention(const mohist_attention_args& a) {
       }
       Lanes sum;
       for (int64_t j = first; j <= p; j++) {
+        if (!sees(j)) continue;
         e[j] = exp_scalar(e[j] - largest);
         sum.l[j % 16] = sum.l[j % 16] + e[j];
       }
       const float total = a.sinks ? sum.fold() + exp_scalar(a.sinks[n] - largest) : sum.fold();
       for (int64_t d = 0; d < cache.value_dim; d++) {
         float acc = 0.0f;
-        for (int64_t j = first; j <= p; j++) acc = __builtin_fmaf(e[j], slot(cache, *a.plan, t, j).value(head, d), acc);
+        for (int64_t j = first; j <= p; j++)
+          if (sees(j)) acc = __builtin_fmaf(e[j], slot(cache, *a.plan, t, j).value(head, d), acc);
         y[d] = acc / total;
       }
     }
+}
+
+// DeepSeek-V3.2's indexer: equation 1 of its report.
+void select(const mohist_select_args& a) {
+  for (int64_t t = 0; t < a.rows; t++) {
+    const int64_t p = a.plan->positions[t];
+    if (p < a.top_k) continue;
+    std::vector<float> score(p + 1, 0.0f);
+    std::vector<int32_t> order(p + 1);
+    for (int64_t j = 0; j <= p; j++) {
+      order[j] = static_cast<int32_t>(j);
+      const Slot s = slot(*a.cache, *a.plan, t, j);
+      for (int64_t h = 0; h < a.heads; h++) {
+        float acc = 0.0f;
+        for (int64_t d = 0; d < a.cache->key_dim; d++)
+          acc = __builtin_fmaf(a.q[t * a.q_stride + h * a.q_head_stride + d], s.key(0, d), acc);
+        score[j] = __builtin_fmaf(a.weights[t * a.weights_stride + h], std::max(acc, 0.0f), score[j]);
+      }
+    }
+    std::sort(order.begin(), order.end(), [&](int32_t i, int32_t j) {
+      return score[i] > score[j] || (score[i] == score[j] && i < j);
+    });
+    std::sort(order.begin(), order.begin() + a.top_k);
+    std::copy(order.begin(), order.begin() + a.top_k, a.chosen + t * a.top_k);
+  }
 }
 
 // One row after another: the state in the block of the position before, decayed, plus k v^T, is the state in its own.
@@ -543,6 +587,8 @@ bool run_one(int64_t op, void* args) {
     case MOHIST_SCALE: scale(as<mohist_scale_args>(args)); return true;
     case MOHIST_SILU: silu(as<mohist_silu_args>(args)); return true;
     case MOHIST_LIGHTNING: lightning(as<mohist_lightning_args>(args)); return true;
+    case MOHIST_LAYER_NORM: layer_norm(as<mohist_layer_norm_args>(args)); return true;
+    case MOHIST_SELECT: select(as<mohist_select_args>(args)); return true;
     case MOHIST_PACK: pack(as<mohist_pack_args>(args)); return true;
     default: return false;
   }

@@ -53,7 +53,9 @@ enum mohist_op {
   MOHIST_SILU = 25,
   MOHIST_SILU_BACKWARD = 26,
   MOHIST_LIGHTNING = 27,
-  MOHIST_NUM_OPS = 28
+  MOHIST_LAYER_NORM = 28,
+  MOHIST_SELECT = 29,
+  MOHIST_NUM_OPS = 30
 };
 
 // A matrix [n, k] in panels of 16 output rows (weight.py describes the layouts).
@@ -166,9 +168,11 @@ typedef struct {
   const mohist_row_plan* plan;
   const float* q;
   const float* sinks;  // [heads] or null: a score without a value that joins every softmax of its head
+  const int32_t* chosen;  // [rows, num_chosen] or null: what mohist_select_args has chosen
   float* y;
   int64_t rows, heads, q_stride, q_head_stride, y_stride, y_head_stride;
   int64_t window;  // 0: all earlier keys
+  int64_t num_chosen;
   float scale;
 } mohist_attention_args;
 
@@ -285,13 +289,14 @@ typedef struct {
   const mohist_row_plan* plan;
   const float* q;
   const float* sinks;  // [heads] or null
+  const int32_t* chosen;  // [rows, num_chosen] or null
   const float* dy;
   float* dq;  // [rows, heads, key_dim]
   float* dsinks;  // [rows, heads], what each row adds to its heads' gradients; null without sinks
   float* dkeys;
   float* dvalues;  // null where the cache has no values
   int64_t rows, heads, q_stride, q_head_stride, dy_stride, dy_head_stride;
-  int64_t window;
+  int64_t window, num_chosen;
   float scale;
 } mohist_attention_backward_args;
 
@@ -394,6 +399,27 @@ typedef struct {
   int64_t q_stride, q_head_stride, k_stride, k_head_stride, v_stride, v_head_stride;
   int64_t reverse;
 } mohist_lightning_args;
+
+typedef struct {
+  const float* x;
+  const float* weight;
+  const float* bias;
+  float* y;
+  int64_t rows, dim, x_stride, y_stride;
+  float eps;
+} mohist_layer_norm_args;
+
+// Which keys a row attends to, of those that the cache holds (one head, no values): the top_k positions with the
+// largest sum over heads of weight * max(0, q k), the lower on a tie, in ascending order. Rows at positions below top_k
+// attend to all; theirs are not written.
+typedef struct {
+  const mohist_cache* cache;
+  const mohist_row_plan* plan;
+  const float* q;        // [rows, heads, key_dim]
+  const float* weights;  // [rows, heads]
+  int32_t* chosen;       // [rows, top_k]
+  int64_t rows, heads, top_k, q_stride, q_head_stride, weights_stride;
+} mohist_select_args;
 
 typedef struct mohist_pool mohist_pool;
 

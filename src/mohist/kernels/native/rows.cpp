@@ -39,6 +39,21 @@ void rms_norm(mohist_pool& pool, const mohist_rms_norm_args& a) {
   });
 }
 
+void layer_norm(mohist_pool& pool, const mohist_layer_norm_args& a) {
+  parallel_rows(pool, a.rows, a.dim, [&](int64_t t) {
+    const float* x = a.x + t * a.x_stride;
+    float* y = a.y + t * a.y_stride;
+    const float dim = static_cast<float>(a.dim);
+    vp sum = fill16(0.0f);
+    for (int64_t k = 0; k < a.dim; k += 16) sum = add(sum, load16(x + k, a.dim - k));
+    const float mean = fold16(sum) / dim;
+    float lanes[16] = {};
+    for (int64_t k = 0; k < a.dim; k++) lanes[k % 16] = __builtin_fmaf(x[k] - mean, x[k] - mean, lanes[k % 16]);
+    const float scale = 1.0f / std::sqrt(fold16(load16(lanes)) / dim + a.eps);
+    for (int64_t k = 0; k < a.dim; k++) y[k] = (x[k] - mean) * scale * a.weight[k] + a.bias[k];
+  });
+}
+
 void rope_angles(mohist_pool& pool, const mohist_rope_angles_args& a) {
   parallel_rows(pool, a.rows, a.pairs * 16, [&](int64_t t) {
     float* cosines = a.cos_sin + t * 2 * a.pairs;

@@ -36,6 +36,8 @@ bool run_one(mohist_pool& pool, int64_t op, const void* args) {
     case MOHIST_SILU: silu(pool, as<mohist_silu_args>(args)); return true;
     case MOHIST_SILU_BACKWARD: silu_backward(pool, as<mohist_silu_backward_args>(args)); return true;
     case MOHIST_LIGHTNING: lightning(pool, as<mohist_lightning_args>(args)); return true;
+    case MOHIST_LAYER_NORM: layer_norm(pool, as<mohist_layer_norm_args>(args)); return true;
+    case MOHIST_SELECT: select(pool, as<mohist_select_args>(args)); return true;
     default: return false;
   }
 }
@@ -89,6 +91,8 @@ int64_t mohist_args_size(int64_t op) {
     case MOHIST_SILU: return sizeof(mohist_silu_args);
     case MOHIST_SILU_BACKWARD: return sizeof(mohist_silu_backward_args);
     case MOHIST_LIGHTNING: return sizeof(mohist_lightning_args);
+    case MOHIST_LAYER_NORM: return sizeof(mohist_layer_norm_args);
+    case MOHIST_SELECT: return sizeof(mohist_select_args);
     default: return -1;
   }
 }
