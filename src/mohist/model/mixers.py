@@ -185,7 +185,7 @@ class LatentAttention(nn.Module):
         return ops.linear(out_TNV.flatten(1), (self.o.weight(),), residual=residual_TD)
 
     def _project(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Queries [T, N, nope + rope], key/value latents [T, L], keys' rope parts [T, 1, rope], query latents."""
+        """Queries [T, N, nope + rope], latents [T, L] and rope parts [T, 1, rope] of keys, query latents."""
         ops, mixer = self.ops, self.config
         first = self.q if mixer.q_rank is None else self.q_down
         fused = ops.linear(x_TD, (first.weight(), self.kv_down.weight()))
