@@ -57,7 +57,7 @@ GEMMA3_ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
 }
-_INDEX = {"index_topk": 11, "index_head_dim": 24, "index_n_heads": 5}
+_INDEX = {"index_topk": 11, "index_head_dim": 24, "index_n_heads": 16}  # so many that no score is a tie at 0
 _LIGHTNING = ["linear_attention", "full_attention", "linear_attention"]
 _MINIMAX = _DENSE | {
     "head_dim": 24,
