@@ -199,7 +199,7 @@ class LatentAttention(nn.Module):
 
 
 class LightningAttention(nn.Module):
-    """Linear attention with a decay: out(sigmoid(gate(x)) * norm(attention(silu(qkv(x))))).
+    """Linear attention with a decay: o(sigmoid(gate(x)) * norm(attention(silu(qkv(x))))).
 
     The rows of `qkv` are query, key and value of one head after another.
     """
@@ -212,7 +212,7 @@ class LightningAttention(nn.Module):
         self.qkv = Matrix(3 * width, hidden_size)
         self.gate = Matrix(width, hidden_size)
         self.norm = Vector(width)
-        self.out = Matrix(hidden_size, width)
+        self.o = Matrix(hidden_size, width)
         self._decays_N = torch.tensor(lightning_decays(mixer), dtype=torch.float32, device=ops.device)
 
     def forward(self, x_TD: Tensor, _angles: None, attend: Attend, residual_TD: Tensor | None) -> Tensor:
@@ -223,4 +223,4 @@ class LightningAttention(nn.Module):
         out_TNH = attend.lightning(self.spec, q_TNH, k_TNH, v_TNH, self._decays_N)
         normed = ops.rms_norm(out_TNH.flatten(1), self.norm.value, _LIGHTNING_EPS)
         gated = ops.glu(ops.concat(ops.linear(x_TD, (self.gate.weight(),)), normed), SIGMOID)
-        return ops.linear(gated, (self.out.weight(),), residual=residual_TD)
+        return ops.linear(gated, (self.o.weight(),), residual=residual_TD)

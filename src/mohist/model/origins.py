@@ -1,7 +1,7 @@
 """Where a tensor of ours lies in somebody else's checkpoint, and how to turn theirs into ours and back.
 
-Families map the names of `mohist.model.tensors` to origins. Both kinds of names may hold `{layer}`, and a
-name of `Separate` `{expert}`. Groups are what the first axis of a three-dimensional tensor counts.
+Families map the names of `mohist.model.tensors` to origins. Both kinds of names may hold `{layer}` (a
+name of ours with a number in its place goes first), and a name of `Separate` `{expert}`. Groups are what the first axis of a three-dimensional tensor counts.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ def locate(origins: Mapping[str, Origin], tensor: str, num_layers: int) -> Origi
     if kind == "mtp":
         index += num_layers
         kind, rest = ("layers", rest.removeprefix("block.")) if rest.startswith("block.") else (kind, rest)
-    return origins[f"{kind}.{{layer}}.{rest}"].in_layer(index)
+    return (origins.get(f"{kind}.{index}.{rest}") or origins[f"{kind}.{{layer}}.{rest}"]).in_layer(index)
 
 
 def assembled(tensors: Iterable[tuple[Origin, Tensor]]) -> Iterator[tuple[str, Tensor]]:

@@ -95,12 +95,17 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
 def hf_origins(config: DecoderConfig) -> Mapping[str, Origin]:
     """See `mohist.model.family.Family`."""
     attention, moe = "model.layers.{layer}.self_attn", "model.layers.{layer}.block_sparse_moe"
+    linear: dict[str, Origin] = {
+        f"layers.{i}.mixer.o": Plain(f"{attention}.out_proj.weight")
+        for i, layer in enumerate(config.layers)
+        if isinstance(layer.mixer, LightningConfig)
+    }
     return {
         **hf.COMMON_NAMES,
         **hf.ATTENTION_NAMES,
+        **linear,
         "layers.{layer}.mixer.qkv": Plain(f"{attention}.qkv_proj.weight"),
         "layers.{layer}.mixer.gate": Plain(f"{attention}.output_gate.weight"),
-        "layers.{layer}.mixer.out": Plain(f"{attention}.out_proj.weight"),
         "layers.{layer}.mixer.norm": Plain(f"{attention}.norm.weight"),
         "layers.{layer}.mlp.router": Plain(f"{moe}.gate.weight"),
         "layers.{layer}.mlp.experts.gate": Separate(f"{moe}.experts.{{expert}}.w1.weight"),
