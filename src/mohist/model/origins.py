@@ -1,7 +1,8 @@
 """Where a tensor of ours lies in somebody else's checkpoint, and how to turn theirs into ours and back.
 
-Families map the names of `mohist.model.tensors` to origins. Both kinds of names may hold `{layer}` (a
-name of ours with a number in its place goes first), and a name of `Separate` `{expert}`. Groups are what the first axis of a three-dimensional tensor counts.
+Families map the names of `mohist.model.tensors` to origins. Both kinds of names may hold `{layer}` (a name
+of ours with a number in its place goes first), and a name of `Separate` `{expert}`. Groups are what the first
+axis of a three-dimensional tensor counts.
 """
 
 from __future__ import annotations
