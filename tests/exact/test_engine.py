@@ -227,7 +227,7 @@ def test_preempted_chunked_and_shared(name: str, skill: float | None) -> None:
     stats = session.engine.stats()
     assert stats.preemptions > 2
     assert stats.cached_tokens > 64
-    assert (stats.accepted_tokens > 20) == (skill is not None)
+    assert (stats.accepted_tokens > 20) == (skill is not None and session.runner.rewinds)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -238,7 +238,10 @@ def test_guessed_and_eager(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     request = Request(prompt=SHARED[:40], params=params)
     monkeypatch.setattr(engine_runner, "MAX_TAPED_ROWS", 0)
     of = decoder(model)
-    guessing = Engine(DecoderRunner(of, of.ops, num_blocks=20), speculation=Guesses(model, 0.9))
+    runner = DecoderRunner(of, of.ops, num_blocks=20)
+    if not runner.rewinds:
+        pytest.skip("states cannot be taken back, so nothing is guessed: see test_states_are_not_guessed_on")
+    guessing = Engine(runner, speculation=Guesses(model, 0.9))
     (answer,) = guessing.generate([request])
     assert content(answer) == content(alone(model, request))
     assert answer.usage.accepted_tokens > 10
