@@ -1,7 +1,8 @@
 """Writes docs/families.md from a run of the tests that every family has to pass.
 
-python tools/families.py            run them and write the page anew
-python tools/families.py --check    fail if the page is not of the families and tests that there are now
+python tools/families.py                  run them and write the page anew
+python tools/families.py --report FILE    write it from a run of all tests
+python tools/families.py --check          fail if the page is not of the families and tests that there are now
 """
 
 from __future__ import annotations
@@ -70,13 +71,17 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true")
-    if parser.parse_args().check:
+    parser.add_argument(
+        "--report", type=Path, help="of a run of all tests with --junitxml=FILE -o junit_family=xunit1"
+    )
+    args = parser.parse_args()
+    if args.check:
         return check()
     with TemporaryDirectory() as place:
-        report = Path(place, "report.xml")
-        subprocess.run(
-            [*pytest_command(), f"--junitxml={report}", "-o", "junit_family=xunit1"], cwd=ROOT, check=False
-        )
+        report = args.report or Path(place, "report.xml")
+        if args.report is None:
+            command = [*pytest_command(), f"--junitxml={report}", "-o", "junit_family=xunit1"]
+            subprocess.run(command, cwd=ROOT, check=False)
         results = list(read(report))
     PAGE.write_text(HEADER + table(results), encoding="utf-8")
     failed = [result for result in results if not result.passed]
