@@ -158,7 +158,7 @@ def test_drafters_by_name(tmp_path: Path) -> None:
     assert isinstance(make_drafter("lookup", runner), PromptLookup)
     with pytest.raises(ConfigError, match="no multi-token module"):
         make_drafter("mtp", runner)
-    for wrong in ("loockup", "draft", "draft:"):
+    for wrong in ("lookpu", "draft", "draft:"):
         with pytest.raises(ConfigError, match=f"'{wrong}': it must be lookup, mtp, draft:MODEL or off"):
             make_drafter(wrong, runner)
     with pytest.raises(ConfigError, match="same tokenizer"):
