@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
-from typing import Any
+from typing import Any, Literal
 
+import pydantic
 import pytest
 
 from mohist.errors import SourceError
 from mohist.llm import LLM
 from mohist.weights.source import resolve
 from tests.serve.servers import Running, serving
+from tests.serve.tiny import script_llm
 
 pytestmark = [pytest.mark.real_model, pytest.mark.parity]
 openai = pytest.importorskip("openai")
@@ -159,3 +161,42 @@ def test_raw_responses_carry_what_was_ignored(client: Any) -> None:
     assert raw.headers["x-mohist-ignored"] == "store, user"
     assert raw.headers["x-request-id"].startswith("req_")
     assert json.loads(raw.text)["usage"]["completion_tokens"] == 1
+
+
+class Color(pydantic.BaseModel):
+    name: Literal["red", "green", "blue"]
+    warm: bool
+
+
+def test_parse(client: Any) -> None:
+    """What the model says has the type that was asked for, whole and streamed."""
+    asked: Any = [{"role": "user", "content": "Describe the color red as JSON."}]
+    wanted = {"model": "default", "messages": asked, "response_format": Color, "temperature": 0}
+    whole = client.chat.completions.parse(**wanted, max_tokens=200).choices[0].message
+    assert isinstance(whole.parsed, Color)
+    with client.chat.completions.stream(**wanted, max_tokens=200) as stream:
+        streamed = stream.get_final_completion().choices[0].message
+    assert streamed.parsed == whole.parsed
+    assert streamed.content == whole.content
+
+
+def test_tools() -> None:
+    """Calls, whole and streamed, and their results sent back: by a script, since SmolLM2 knows no tools."""
+    call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+    asked: Any = [{"role": "user", "content": f"say I look. {call}\n{call.replace('Paris', 'Rome')}"}]
+    with (
+        serving({"script": script_llm()}) as server,
+        openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client,
+    ):
+        wanted = {"model": "script", "messages": asked, "tools": [TOOL]}
+        choice = client.chat.completions.create(**wanted).choices[0]
+        with client.chat.completions.stream(**wanted) as stream:
+            streamed = stream.get_final_completion().choices[0]
+        calls = choice.message.tool_calls
+        results = [{"role": "tool", "tool_call_id": one.id, "content": "rain"} for one in calls]
+        history = [*asked, choice.message, *results, {"role": "user", "content": "say Wet."}]
+        last = client.chat.completions.create(**(wanted | {"messages": history}))
+    assert choice.finish_reason == streamed.finish_reason == "tool_calls"
+    assert [json.loads(one.function.arguments)["city"] for one in calls] == ["Paris", "Rome"]
+    assert [one.id for one in streamed.message.tool_calls] == [one.id for one in calls]
+    assert last.choices[0].message.content == "Wet."
