@@ -64,7 +64,7 @@ def running() -> Generator[FakeServer]:
     """The server, on a free port of 127.0.0.1, until the block ends."""
     listener = socket.create_server(("127.0.0.1", 0))
     fake = FakeServer(url=f"http://127.0.0.1:{listener.getsockname()[1]}")
-    config = uvicorn.Config(make_app(fake), log_level="warning", ws="none", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(make_app(fake), log_config=None, ws="none", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
     thread.start()
