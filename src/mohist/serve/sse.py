@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-__all__ = ["KEEP_ALIVE", "EventStream", "event_bytes"]
+from mohist.serve.answer import Event
+from mohist.serve.wire import json_bytes
+
+__all__ = ["KEEP_ALIVE", "EventStream", "event_bytes", "named"]
 
 KEEP_ALIVE = b": keep-alive\n\n"
 """A comment, which clients skip."""
@@ -18,6 +21,30 @@ KEEP_ALIVE = b": keep-alive\n\n"
 def event_bytes(data: bytes, event: str | None = None) -> bytes:
     """One event. `data` is one line."""
     return (b"" if event is None else b"event: " + event.encode() + b"\n") + b"data: " + data + b"\n\n"
+
+
+async def named(
+    events: AsyncGenerator[Event],
+    first: Iterable[dict[str, Any]],
+    shaped: Callable[[Event], Iterable[dict[str, Any]]],
+    failed: Callable[[Exception], Iterable[dict[str, Any]]],
+) -> AsyncGenerator[bytes]:
+    """A stream whose events are named by their `type`, to the end or to what `failed` makes of an error."""
+    try:
+        for made in first:
+            yield _named(made)
+        async for event in events:
+            for made in shaped(event):
+                yield _named(made)
+    except Exception as error:
+        for made in failed(error):
+            yield _named(made)
+    finally:
+        await events.aclose()
+
+
+def _named(made: dict[str, Any]) -> bytes:
+    return event_bytes(json_bytes(made), made["type"])
 
 
 class EventStream(Response):

@@ -19,8 +19,8 @@ from mohist.serve.openai_ask import ignored_header
 from mohist.serve.prompt import chat_prompt
 from mohist.serve.routes import as_api_error, error_route, principal, request_id
 from mohist.serve.service import Service
-from mohist.serve.sse import EventStream, event_bytes
-from mohist.serve.wire import JsonReply, json_bytes, unless_client_leaves
+from mohist.serve.sse import EventStream, named
+from mohist.serve.wire import JsonReply, unless_client_leaves
 
 __all__ = ["routes"]
 
@@ -37,7 +37,8 @@ def routes(service: Service) -> APIRouter:
         events = service.answer(ask, principal(request), request_id(request))
         shape = MessageEvents(await unless_client_leaves(request, start(events)))
         if body.stream:
-            return EventStream(stream(events, shape), keep_alive_s=service.keep_alive_s, headers=headers)
+            chunks = named(events, shape.first(), shape.of, lambda error: [error_body(as_api_error(error))])
+            return EventStream(chunks, keep_alive_s=service.keep_alive_s, headers=headers)
         return JsonReply(await unless_client_leaves(request, whole(events, shape)), headers=headers)
 
     async def count(body: CountBody, request: Request) -> Response:
@@ -70,20 +71,6 @@ def prompt_of(chat: Chat, ask: Ask) -> list[int]:
         return chat_prompt(chat, ask)
     except ChatError as error:
         raise invalid(error, "messages") from error
-
-
-async def stream(events: AsyncGenerator[Event], shape: MessageEvents) -> AsyncGenerator[bytes]:
-    """A message as server-sent events."""
-    try:
-        for first in shape.first():
-            yield event_bytes(json_bytes(first), first["type"])
-        async for event in events:
-            for made in shape.of(event):
-                yield event_bytes(json_bytes(made), made["type"])
-    except Exception as error:
-        yield event_bytes(json_bytes(error_body(as_api_error(error))), "error")
-    finally:
-        await events.aclose()
 
 
 async def whole(events: AsyncGenerator[Event], shape: MessageEvents) -> object:

@@ -16,8 +16,8 @@ from mohist.serve.responses_reply import ResponseReply
 from mohist.serve.responses_shape import ResponseEvents
 from mohist.serve.routes import as_api_error, error_route, principal, request_id
 from mohist.serve.service import Service
-from mohist.serve.sse import EventStream, event_bytes
-from mohist.serve.wire import JsonReply, json_bytes, unless_client_leaves
+from mohist.serve.sse import EventStream, named
+from mohist.serve.wire import JsonReply, unless_client_leaves
 
 __all__ = ["routes"]
 
@@ -32,7 +32,8 @@ def routes(service: Service) -> APIRouter:
         events = service.answer(ask, principal(request), request_id(request))
         shape = ResponseEvents(await unless_client_leaves(request, start(events)), body)
         if body.stream:
-            return EventStream(stream(events, shape), keep_alive_s=service.keep_alive_s, headers=headers)
+            chunks = named(events, shape.first(), shape.of, lambda error: shape.failed(as_api_error(error)))
+            return EventStream(chunks, keep_alive_s=service.keep_alive_s, headers=headers)
         return JsonReply(await unless_client_leaves(request, whole(events, shape)), headers=headers)
 
     for path in ("/v1/responses", "/responses"):
@@ -44,21 +45,6 @@ def routes(service: Service) -> APIRouter:
             responses=documented(ResponseReply, streams=True),
         )
     return router
-
-
-async def stream(events: AsyncGenerator[Event], shape: ResponseEvents) -> AsyncGenerator[bytes]:
-    """A response as server-sent events."""
-    try:
-        for first in shape.first():
-            yield event_bytes(json_bytes(first), first["type"])
-        async for event in events:
-            for made in shape.of(event):
-                yield event_bytes(json_bytes(made), made["type"])
-    except Exception as error:
-        for last in shape.failed(as_api_error(error)):
-            yield event_bytes(json_bytes(last), last["type"])
-    finally:
-        await events.aclose()
 
 
 async def whole(events: AsyncGenerator[Event], shape: ResponseEvents) -> dict[str, Any]:
