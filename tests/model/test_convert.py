@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from mohist.errors import ModelError, WeightsError
 from mohist.kernels.twin import TorchOps
-from mohist.model.attend import PackedAttend
 from mohist.model.convert import Conversion, requantized
 from mohist.model.load import load_decoder
 from mohist.model.loss import measure_loss
@@ -147,42 +145,3 @@ def test_loss_of_a_model_against_itself_is_nothing(tmp_path: Path, monkeypatch: 
     assert "same likeliest token at 100.00% of 255 places" in loss.line()
     coarse = load_decoder(source, TorchOps(), quantize="q4_0")
     assert measure_loss(decoder, coarse, tiny.tokens(200).tolist()).agreement < 1
-
-
-LLAMA_CPP = ["llama", "qwen2", "qwen3", "qwen3_moe", "smollm3", "glm4_moe", "minimax_m2", "deepseek_v3"]
-"""Not V2: its logits differ in llama.cpp, for experts in groups (docs/formats.md)."""
-
-
-@pytest.mark.parametrize("variant", LLAMA_CPP)
-def test_llama_cpp_reads_what_we_write(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same likeliest tokens all along a text, but where two are within its rounding."""
-    llama_cpp = pytest.importorskip("llama_cpp")
-    source = folder(variant, tmp_path, monkeypatch, torch.float32)
-    config = Conversion(source, kind="gguf", format=None)
-    vocabulary = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(93))]
-    metadata = config.gguf_metadata() | {
-        "general.file_type": 0,
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.tokens": vocabulary,
-        "tokenizer.ggml.scores": [0.0] * len(vocabulary),
-        "tokenizer.ggml.token_type": np.array([2, 3, 3, *[6] * 93], dtype=np.int32),
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-        "tokenizer.ggml.unknown_token_id": 0,
-    }
-    path = tmp_path / "model.gguf"
-    write_gguf_stream(path, metadata, config.infos, config.tensors())
-    model = llama_cpp.Llama(str(path), n_ctx=128, n_threads=1, logits_all=True, verbose=False)
-    tokens = tiny.tokens(64).tolist()
-    model.eval(tokens)
-    theirs = torch.tensor(model._scores)
-    model.close()
-    decoder = load_decoder(open_checkpoint(path), TorchOps())
-    attend = PackedAttend([64], decoder.ops)
-    ours = decoder.logits(decoder(tiny.tokens(64), attend.positions_T, attend)).detach()
-    assert tiny.relative(ours, theirs) < 1e-2  # llama.cpp keeps keys and values in float16
-    top = theirs.topk(2, dim=1).values
-    clear = (top[:, 0] - top[:, 1]) > 0.02
-    assert torch.equal(ours.argmax(1)[clear], theirs.argmax(1)[clear])
-    assert clear.float().mean() > 0.8

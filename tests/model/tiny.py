@@ -198,9 +198,16 @@ def configs() -> dict[str, Callable[[], Any]]:
     }
 
 
-def reference(name: str) -> Any:
-    """transformers' model with random weights: norms near 1, everything else near 0, selection biases too."""
+def reference(name: str, **changes: Any) -> Any:
+    """transformers' model with random weights: norms near 1, everything else near 0, selection biases too.
+
+    `changes` are fields of the config with other values.
+    """
     config = configs()[name]()
+    if isinstance(config, dict):
+        config |= changes
+    else:
+        config.update(changes)
     model = (
         DeepseekMoe(config).eval()
         if isinstance(config, dict)
@@ -220,9 +227,9 @@ def weights(stored: Iterable[str]) -> set[str]:
     return {name for name in stored if not _DERIVED.fullmatch(name)}
 
 
-def write(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+def write(name: str, folder: Path, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     """The reference model, also saved to `folder`."""
-    model = reference(name).to(dtype)
+    model = reference(name, **changes).to(dtype)
     model.save_pretrained(folder)
     return model
 

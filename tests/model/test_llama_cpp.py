@@ -1,0 +1,111 @@
+"""llama.cpp reads what we write: its logits against ours, both with keys and values in float32."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mohist.kernels.twin import TorchOps
+from mohist.model.attend import PackedAttend
+from mohist.model.convert import Conversion
+from mohist.model.decoder import Block, Decoder
+from mohist.model.feedforward import MixtureOfExperts
+from mohist.model.load import load_decoder
+from mohist.weights.checkpoint import open_checkpoint
+from mohist.weights.gguf_writer import write_gguf_stream
+from tests.model import tiny
+
+pytestmark = pytest.mark.parity
+
+_BYTES = [f"<0x{byte:02X}>" for byte in range(tiny.VOCAB - 3)]
+_VOCABULARY = {
+    "general.file_type": 0,
+    "tokenizer.ggml.model": "llama",
+    "tokenizer.ggml.pre": "default",
+    "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", *_BYTES],
+    "tokenizer.ggml.scores": [0.0] * tiny.VOCAB,
+    "tokenizer.ggml.token_type": np.array([2, 3, 3, *[6] * len(_BYTES)], dtype=np.int32),
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2,
+    "tokenizer.ggml.unknown_token_id": 0,
+}
+_F32 = 0
+"""llama.cpp's number for the type of its cache."""
+_ONE_GROUP = {"n_group": 1, "topk_group": 1}
+
+WRITTEN: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama-tied-llama3": {},
+    "llama-linear-bias": {},
+    "qwen2": {},
+    "qwen3": {},
+    "qwen3_moe": {},
+    "smollm3": {},
+    "glm4_moe": {},
+    "minimax_m2": {},
+    "deepseek_v3": {},
+    "deepseek_v2": {"topk_method": "greedy", **_ONE_GROUP},
+    "deepseek_v2-lite": {"num_hidden_layers": 27},  # by which llama.cpp knows it
+}
+"""Variants that llama.cpp computes as transformers does, and what it needs to be otherwise in them."""
+
+
+def written(
+    variant: str, place: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Decoder, Path]:
+    """A tiny model as we read it from its folder, and the GGUF file that we write of it."""
+    # GGUF keeps one of the two mscales: it takes them to be equal, as they are in every release.
+    monkeypatch.setitem(tiny.YARN_ROPE, "mscale", tiny.YARN_ROPE["mscale_all_dim"])
+    tiny.write(variant, place / "hf", **changes)
+    source, path = open_checkpoint(place / "hf"), place / "model.gguf"
+    conversion = Conversion(source, kind="gguf", format=None)
+    write_gguf_stream(path, conversion.gguf_metadata() | _VOCABULARY, conversion.infos, conversion.tensors())
+    return load_decoder(source, TorchOps()), path
+
+
+def ours(decoder: Decoder) -> Tensor:
+    attend = PackedAttend([64], decoder.ops)
+    with torch.no_grad():
+        return decoder.logits(decoder(tiny.tokens(64), attend.positions_T, attend))
+
+
+def theirs(path: Path) -> Tensor:
+    """llama.cpp's logits of the same tokens."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    model = llama_cpp.Llama(
+        str(path), n_ctx=128, n_threads=1, logits_all=True, type_k=_F32, type_v=_F32, verbose=False
+    )
+    model.eval(tiny.tokens(64).tolist())
+    logits = torch.tensor(model._scores)
+    model.close()
+    return logits
+
+
+@pytest.mark.parametrize("variant", WRITTEN)
+def test_llama_cpp_reads_what_we_write(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same logits all along a text, and from the file that we read back."""
+    decoder, path = written(variant, tmp_path, WRITTEN[variant], monkeypatch)
+    expected, reread = ours(decoder), ours(load_decoder(open_checkpoint(path), TorchOps()))
+    assert tiny.relative(reread, expected) < 1e-5
+    assert tiny.relative(theirs(path), expected) < 1e-5
+
+
+def test_llama_cpp_scores_v2s_groups_by_v3s_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group of V2 is as good as its best expert (arXiv 2405.04434, section 2.2.2; transformers too).
+
+    llama.cpp adds up its two best, as V3 does: with that rule in our place, and nothing else, we agree.
+    """
+    decoder, path = written("deepseek_v2", tmp_path, {}, monkeypatch)
+    logits = theirs(path)
+    assert tiny.relative(logits, ours(decoder)) > 0.1
+    for layer in decoder.layers:
+        assert isinstance(layer, Block)
+        if isinstance(layer.mlp, MixtureOfExperts):
+            layer.mlp.spec = dataclasses.replace(layer.mlp.spec, group_score="top2")
+    assert tiny.relative(logits, ours(decoder)) < 1e-5
