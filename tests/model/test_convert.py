@@ -24,7 +24,7 @@ pytestmark = pytest.mark.parity
 
 VARIANTS = [
     *("llama", "llama-linear-bias", "qwen2", "qwen3", "deepseek_v2", "deepseek_v2-lite", "deepseek_v3"),
-    *("qwen3_moe", "minimax_m2", "glm4_moe", "smollm3"),
+    *("qwen3_moe", "minimax_m2", "glm4_moe", "smollm3", "deepseek", "glm4", "ministral3", "seed_oss"),
 ]
 
 
@@ -68,6 +68,19 @@ def test_there_and_back_is_the_same_bytes(
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes(), name
     again = to_gguf(open_checkpoint(tmp_path / "back"), tmp_path / "again.gguf")
+    assert again.path.read_bytes() == gguf.path.read_bytes()
+
+
+@pytest.mark.parametrize(("variant", "family"), [("mistral", "llama"), ("glm4_moe_lite", "deepseek_v3")])
+def test_a_family_that_gguf_calls_by_another_name(
+    variant: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder(variant, tmp_path, monkeypatch, torch.float32)
+    gguf = to_gguf(source, tmp_path / "model.gguf")
+    back = to_folder(gguf, tmp_path / "back")
+    assert back.config["model_type"] == family
+    assert (back.path / "model.safetensors").read_bytes() == (source.path / "model.safetensors").read_bytes()
+    again = to_gguf(back, tmp_path / "again.gguf")
     assert again.path.read_bytes() == gguf.path.read_bytes()
 
 

@@ -49,6 +49,12 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "smollm3": {},
     "glm4_moe": {},
     "minimax_m2": {},
+    "deepseek": {},
+    "glm4": {},
+    "glm4_moe_lite": {},
+    "mistral": {},
+    "ministral3": {},
+    "seed_oss": {},
     "deepseek_v3": {},
     "deepseek_v2": {"topk_method": "greedy", **_ONE_GROUP},
     "deepseek_v2-lite": {"num_hidden_layers": 27},  # by which llama.cpp knows it

@@ -175,7 +175,7 @@ def configs() -> dict[str, Callable[[], Any]]:
             **_DENSE, **_EXPERTS, head_dim=32, num_experts=8, norm_topk_prob=True
         ),
         "deepseek": lambda: dict(_DEEPSEEK_MOE),
-        "glm4": lambda: glm4(**_DENSE, head_dim=16, pad_token_id=None),
+        "glm4": lambda: glm4(**_DENSE, head_dim=16, pad_token_id=None, eos_token_id=2),
         "glm4_moe": lambda: glm4_moe(**_DENSE, **glm_experts, use_qk_norm=True, attention_bias=True),
         "glm4_moe-air": lambda: glm4_moe(**_DENSE, **glm_experts, first_k_dense_replace=2),
         "glm4_moe_lite": lambda: glm4_lite(**lite, mlp_layer_types=["dense", "dense", "sparse"]),

@@ -22,6 +22,7 @@ __all__ = [
     "gqa_from_gguf",
     "interleaved_heads",
     "rope_from_gguf",
+    "windows_from_gguf",
 ]
 
 COMMON_NAMES: dict[str, Origin] = {
@@ -143,26 +144,46 @@ def interleaved_heads(config: DecoderConfig) -> dict[str, Origin]:
     return origins
 
 
-def rope_from_gguf(file: GgufFile, *, head_dim: int, interleaved: bool = False) -> RopeConfig:
-    """Rope from the `rope.*` keys and the table of divisors."""
+def windows_from_gguf(file: GgufFile, *, interval: int) -> list[int | None]:
+    """The window of every layer; without a list, every layer slides but each `interval`-th."""
+    fields = file.fields
+    num_layers, window = fields.integer("block_count"), fields.integer("attention.sliding_window", 0)
+    sliding = fields.sequence(
+        "attention.sliding_window_pattern", [(i + 1) % interval != 0 for i in range(num_layers)]
+    )
+    if len(sliding) != num_layers:
+        raise fields.error("attention.sliding_window_pattern", f"{num_layers} of true or false")
+    return [window if slides and window else None for slides in sliding]
+
+
+def rope_from_gguf(
+    file: GgufFile, *, head_dim: int, interleaved: bool = False, latent: bool = False
+) -> RopeConfig:
+    """Rope from the `rope.*` keys and the table of divisors.
+
+    YaRN's `yarn_log_multiplier` is mscale_all_dim, and mscale is 1; with latent attention it is a tenth of
+    mscale_all_dim, and mscale is equal to that (llama.cpp's `llama-context.cpp` and converter).
+    """
     fields = file.fields
     dim = fields.integer("rope.dimension_count", head_dim)
     theta = as_said(fields.number("rope.freq_base", 10_000.0))
     kind = fields.text("rope.scaling.type", "none")
     factor = as_said(fields.number("rope.scaling.factor", 1.0))
     fields.skip("rope.scaling.finetuned")
-    fields.expect("rope.scaling.attn_factor", 1.0)
+    for one in ("attn_factor", "yarn_attn_factor", "yarn_ext_factor"):
+        fields.expect(f"rope.scaling.{one}", 1.0)
     original = fields.integer("rope.scaling.original_context_length", None)
     scaling: LinearScaling | TableScaling | YarnScaling | None = None
     if kind == "yarn":
-        # llama.cpp keeps 0.1 * mscale_all_dim, and gives cos and sin the ratio of two equal mscales: 1.
-        multiplier = as_said(fields.number("rope.scaling.yarn_log_multiplier", 0.0), times=10)
+        multiplier = as_said(
+            fields.number("rope.scaling.yarn_log_multiplier", 0.0), times=10 if latent else 1
+        )
         scaling = YarnScaling(
             factor=factor,
             original_positions=original or fields.integer("context_length"),
             beta_fast=as_said(fields.number("rope.scaling.yarn_beta_fast", 32.0)),
             beta_slow=as_said(fields.number("rope.scaling.yarn_beta_slow", 1.0)),
-            mscale=multiplier or None,
+            mscale=(multiplier if latent else 1.0) if multiplier else None,
             mscale_all_dim=multiplier or None,
         )
     elif kind == "linear":

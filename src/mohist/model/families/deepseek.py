@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from mohist.errors import ModelError
 from mohist.model import gguf, hf
 from mohist.model.config import DecoderConfig, DenseConfig, MoeConfig
 from mohist.model.families import deepseek_v2
 from mohist.model.fields import Fields
+from mohist.model.gguf_metadata import common_to_gguf, dense_then_sparse_to_gguf, heads_to_gguf
 from mohist.model.origins import Origin
 
 MODEL_TYPES = ("deepseek",)
@@ -60,7 +62,13 @@ def hf_origins(config: DecoderConfig) -> Mapping[str, Origin]:
 def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
     """See `mohist.model.family.Family`. llama.cpp never divides the chosen scores by their sum here."""
     fields = file.fields
-    fields.expect("expert_weights_scale", 1.0)
+    for one in (
+        "expert_weights_scale",
+        "expert_gating_func",
+        "expert_group_count",
+        "expert_group_used_count",
+    ):
+        fields.expect(one, 1)
     width = fields.integer("expert_feed_forward_length")
     moe = MoeConfig(
         num_experts=fields.integer("expert_count"),
@@ -79,6 +87,22 @@ def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
         num_dense=fields.integer("leading_dense_block_count", 0),
     )
     return DecoderConfig(layers=layers, **gguf.common_from_gguf(file))
+
+
+def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
+    """See `mohist.model.family.GgufFamily`."""
+    mixer, moe = hf.shared(config.layers, "mixer"), config.layers[-1].mlp
+    assert isinstance(moe, MoeConfig)
+    for field, value, needed in (
+        ("norm_topk_prob", moe.renormalize, False),
+        ("attention_bias", mixer.qkv_bias or mixer.output_bias, False),
+        ("head_dim", mixer.head_dim, config.hidden_size // mixer.num_heads),
+    ):
+        if value != needed:
+            raise ModelError(f"{field} = {value}: llama.cpp's deepseek architecture always has {needed}")
+    keys = dense_then_sparse_to_gguf(config)
+    del keys["expert_weights_norm"]  # never, here
+    return "deepseek", {**common_to_gguf(config), **heads_to_gguf(mixer), **keys}
 
 
 def gguf_origins(config: DecoderConfig, file: gguf.GgufFile) -> Mapping[str, Origin]:

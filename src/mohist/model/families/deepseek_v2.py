@@ -9,7 +9,7 @@ from mohist.errors import ModelError
 from mohist.model import gguf, hf
 from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig, MlaConfig, MoeConfig
 from mohist.model.fields import Fields
-from mohist.model.gguf_metadata import common_to_gguf
+from mohist.model.gguf_metadata import common_to_gguf, dense_then_sparse_to_gguf
 from mohist.model.origins import KeyPart, Origin, Plain, ValuePart
 
 MODEL_TYPES = ("deepseek_v2",)
@@ -200,19 +200,21 @@ def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
 
 
 def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
-    """See `mohist.model.family.GgufFamily`. The plain head widths are those that llama.cpp caches."""
+    """See `mohist.model.family.GgufFamily`. The plain head widths are those that llama.cpp caches.
+
+    llama.cpp adds up the two best experts of a group in V2, too, and so is wrong for 236B (docs/log.md).
+    """
     mixer = hf.shared(config.layers, "mixer")
     if not mixer.rope.interleaved:
         raise ModelError(
             "rope_interleave = False: llama.cpp turns neighbouring values in the deepseek2 architecture, so "
             "no GGUF file can hold this model"
         )
-    dense = [layer.mlp for layer in config.layers if isinstance(layer.mlp, DenseConfig)]
-    moe: MoeConfig = hf.shared(config.layers[len(dense) :], "mlp")
+    moe = config.layers[-1].mlp
+    assert isinstance(moe, MoeConfig)
     keys = {
         **common_to_gguf(config),
-        "feed_forward_length": dense[0].width if dense else moe.width,
-        "leading_dense_block_count": len(dense),
+        **dense_then_sparse_to_gguf(config),
         "attention.head_count": mixer.num_heads,
         "attention.head_count_kv": 1,
         "attention.kv_lora_rank": mixer.kv_rank,
@@ -220,15 +222,8 @@ def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
         "attention.value_length": mixer.kv_rank,
         "attention.key_length_mla": mixer.nope_dim + mixer.rope_dim,
         "attention.value_length_mla": mixer.value_dim,
-        "expert_feed_forward_length": moe.width,
-        "expert_count": moe.num_experts,
-        "expert_used_count": moe.top_k,
-        "expert_shared_count": moe.shared_width // moe.width,
         "expert_group_count": moe.num_groups,
         "expert_group_used_count": moe.top_groups,
-        "expert_gating_func": SIGMOID if moe.scoring == "sigmoid" else 1,
-        "expert_weights_norm": moe.renormalize,
-        "expert_weights_scale": float(moe.scale),
     }
     return "deepseek2", keys if mixer.q_rank is None else keys | {"attention.q_lora_rank": mixer.q_rank}
 
@@ -266,7 +261,7 @@ def _mixer_from_gguf(file: gguf.GgufFile) -> MlaConfig:
         q_rank=fields.integer("attention.q_lora_rank", None),
         kv_rank=fields.integer("attention.kv_lora_rank"),
         nope_dim=fields.integer("attention.key_length_mla", key_length) - rope_dim,
-        rope=gguf.rope_from_gguf(file, head_dim=rope_dim, interleaved=True),
+        rope=gguf.rope_from_gguf(file, head_dim=rope_dim, interleaved=True, latent=True),
         value_dim=fields.integer("attention.value_length_mla", value_length),
     )
 

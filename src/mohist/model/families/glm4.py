@@ -9,6 +9,7 @@ from typing import Any
 from mohist.model import gguf, hf
 from mohist.model.config import DecoderConfig, DenseConfig, LayerConfig
 from mohist.model.fields import Fields
+from mohist.model.gguf_metadata import attention_to_gguf
 from mohist.model.origins import Origin, Plain, RowPart
 
 MODEL_TYPES = ("glm4",)
@@ -58,6 +59,11 @@ def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
     layer = LayerConfig(mixer=gguf.gqa_from_gguf(file, interleaved=True), mlp=mlp, post_norms=True)
     layers = (layer,) * fields.integer("block_count")
     return DecoderConfig(layers=layers, **gguf.common_from_gguf(file))
+
+
+def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
+    """See `mohist.model.family.GgufFamily`."""
+    return "glm4", attention_to_gguf(config)
 
 
 def gguf_origins(config: DecoderConfig, file: gguf.GgufFile) -> Mapping[str, Origin]:

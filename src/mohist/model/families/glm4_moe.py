@@ -10,7 +10,7 @@ from mohist.model import gguf, hf
 from mohist.model.config import DecoderConfig, DenseConfig, MoeConfig
 from mohist.model.families import deepseek_v2, deepseek_v3
 from mohist.model.fields import Fields
-from mohist.model.gguf_metadata import common_to_gguf, experts_to_gguf, heads_to_gguf
+from mohist.model.gguf_metadata import common_to_gguf, dense_then_sparse_to_gguf, heads_to_gguf
 from mohist.model.origins import Origin, Plain
 
 MODEL_TYPES = ("glm4_moe",)
@@ -55,6 +55,8 @@ def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
     """See `mohist.model.family.Family`. Blocks of MTP modules come last, and stay on disk."""
     fields = file.fields
     fields.expect("expert_gating_func", deepseek_v2.SIGMOID)
+    for one in ("expert_group_count", "expert_group_used_count"):
+        fields.expect(one, 1)
     width = fields.integer("expert_feed_forward_length")
     moe = MoeConfig(
         num_experts=fields.integer("expert_count"),
@@ -65,7 +67,7 @@ def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
         selection_bias=True,
         group_score="top2",
         renormalize=fields.flag("expert_weights_norm", False),
-        scale=fields.number("expert_weights_scale", 1.0),
+        scale=gguf.as_said(fields.number("expert_weights_scale", 1.0)),
     )
     normed = "blk.0.attn_q_norm.weight" in file.tensors
     layers = deepseek_v2.dense_then_sparse(
@@ -80,17 +82,10 @@ def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
 
 def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
     """See `mohist.model.family.GgufFamily`. MTP modules are left out."""
-    dense = [layer.mlp for layer in config.layers if isinstance(layer.mlp, DenseConfig)]
-    moe: MoeConfig = hf.shared(config.layers[len(dense) :], "mlp")
     return "glm4moe", {
         **common_to_gguf(config),
         **heads_to_gguf(hf.shared(config.layers, "mixer")),
-        **experts_to_gguf(moe),
-        "feed_forward_length": dense[0].width if dense else moe.width,
-        "leading_dense_block_count": len(dense),
-        "expert_shared_count": moe.shared_width // moe.width,
-        "expert_weights_norm": moe.renormalize,
-        "expert_weights_scale": float(moe.scale),
+        **dense_then_sparse_to_gguf(config),
     }
 
 

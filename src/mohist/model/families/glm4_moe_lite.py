@@ -45,6 +45,11 @@ def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
     return deepseek_v2.config_from_gguf(file)
 
 
+def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
+    """See `mohist.model.family.GgufFamily`."""
+    return deepseek_v2.config_to_gguf(config)
+
+
 def gguf_origins(config: DecoderConfig, file: gguf.GgufFile) -> Mapping[str, Origin]:
     """See `mohist.model.family.Family`."""
     return deepseek_v2.gguf_origins(config, file)

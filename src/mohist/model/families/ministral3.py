@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mohist.model import gguf
+from mohist.model import gguf, hf
 from mohist.model.config import DecoderConfig, DenseConfig, LayerConfig, QueryGrowth
 from mohist.model.families import llama, mistral
 from mohist.model.fields import Fields
+from mohist.model.gguf_metadata import attention_to_gguf
 from mohist.model.origins import Origin
 
 MODEL_TYPES = ("ministral3",)
@@ -34,7 +35,7 @@ def hf_origins(config: DecoderConfig) -> Mapping[str, Origin]:
 def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
     """See `mohist.model.family.Family`."""
     common, fields, mixer = gguf.common_from_gguf(file), file.fields, gguf.gqa_from_gguf(file)
-    beta = fields.number("attention.temperature_scale", 0.0)
+    beta = gguf.as_said(fields.number("attention.temperature_scale", 0.0))
     if beta:
         assert mixer.rope is not None
         period = fields.integer("rope.scaling.original_context_length", common["max_positions"])
@@ -42,6 +43,16 @@ def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
         mixer = replace(mixer, rope=rope)
     layer = LayerConfig(mixer=mixer, mlp=DenseConfig(width=fields.integer("feed_forward_length")))
     return DecoderConfig(layers=(layer,) * fields.integer("block_count"), **common)
+
+
+def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
+    """See `mohist.model.family.GgufFamily`. Queries grow once in YaRN's original length."""
+    keys = attention_to_gguf(config)
+    growth = hf.shared(config.layers, "mixer", "rope").query_growth
+    if growth is not None:
+        keys["rope.scaling.original_context_length"] = growth.period
+        keys["attention.temperature_scale"] = growth.beta
+    return "mistral3", keys
 
 
 def gguf_origins(config: DecoderConfig, file: gguf.GgufFile) -> Mapping[str, Origin]:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from mohist.errors import ModelError
 from mohist.model import gguf, hf
 from mohist.model.config import DecoderConfig, DenseConfig, LayerConfig
 from mohist.model.families import llama, qwen2
 from mohist.model.fields import Fields
+from mohist.model.gguf_metadata import attention_to_gguf
 from mohist.model.origins import Origin, Plain
 
 MODEL_TYPES = ("seed_oss",)
@@ -49,6 +51,16 @@ def hf_origins(config: DecoderConfig) -> Mapping[str, Origin]:
 def config_from_gguf(file: gguf.GgufFile) -> DecoderConfig:
     """See `mohist.model.family.Family`."""
     return qwen2.decoder_from_gguf(file, gguf.gqa_from_gguf(file))
+
+
+def config_to_gguf(config: DecoderConfig) -> tuple[str, dict[str, Any]]:
+    """See `mohist.model.family.GgufFamily`. llama.cpp reads no other biases here."""
+    biased = hf.shared(config.layers, "mixer", "output_bias"), hf.shared(config.layers, "mlp", "bias")
+    if any(biased):
+        raise ModelError(
+            f"attention_out_bias, mlp_bias = {biased}: llama.cpp has neither in the seed_oss architecture"
+        )
+    return "seed_oss", attention_to_gguf(config)
 
 
 def gguf_origins(config: DecoderConfig, file: gguf.GgufFile) -> Mapping[str, Origin]:
