@@ -3,8 +3,10 @@
 #include <time.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #if defined(__linux__)
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,11 +17,13 @@ namespace {
 constexpr int64_t kIdleSpinNs = 1'000'000;      // a worker looks for the next loop this long before it sleeps: the
                                                 // gap between two tokens, and no burden once there is nothing to do
 constexpr int64_t kWaitSpinNs = 60'000;         // the caller waits for the others' last tasks, then sleeps
-constexpr int64_t kStallNs = 1'000'000;         // a loop's end held up this long, beside the time of two tasks: another
-                                                // process has our core, or memory was cleared for the first time
-constexpr int64_t kForgetNs = 100'000'000;      // only a stall this soon after another is no accident: then we
-constexpr int64_t kAloneNs = 4'000'000;         // work alone for at first, twice as long at every further stall,
-constexpr int64_t kAloneMaxNs = 250'000'000;    // up to this
+constexpr int64_t kWindowNs = 10'000'000;       // how often we ask the kernel how long our threads waited for a core
+constexpr int64_t kStaleNs = 200'000'000;       // a longer window says nothing: most of it was idle
+constexpr int64_t kBearable = 3;                // one part in so many of the time may be waited; what exceeds it adds
+constexpr int64_t kDebtNs = 10'000'000;         // up, and at this much we
+constexpr int64_t kAloneNs = 32'000'000;        // work alone for at first, twice as long every further time that comes
+constexpr int64_t kAloneMaxNs = 1'000'000'000;  // up to this
+constexpr int64_t kForgetNs = 500'000'000;      // sooner than this after working alone
 
 int64_t now_ns() {
   timespec t;
@@ -65,7 +69,40 @@ template <class Ready> bool spin(int64_t limit_ns, const Ready& ready) {
 
 }  // namespace
 
-mohist_pool::mohist_pool(int threads) : local_(std::max(threads, 1)) {
+namespace mohist {
+
+// schedstat of a thread: nanoseconds on a core, nanoseconds in a run queue, number of slices
+RunQueue::RunQueue() {
+#if defined(__linux__)
+  file_ = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+#endif
+}
+
+RunQueue::~RunQueue() {
+#if defined(__linux__)
+  if (file_ >= 0) close(file_);
+#endif
+}
+
+int64_t RunQueue::waited_ns() const {
+#if defined(__linux__)
+  char text[96];
+  const ssize_t length = file_ < 0 ? 0 : pread(file_, text, sizeof text - 1, 0);
+  if (length <= 0) return 0;
+  text[length] = 0;
+  char* second = nullptr;
+  std::strtoll(text, &second, 10);
+  return std::strtoll(second, nullptr, 10);
+#else
+  return 0;
+#endif
+}
+
+}  // namespace mohist
+
+using mohist::RunQueue;
+
+mohist_pool::mohist_pool(int threads) : queues_(std::max(threads, 1) - 1), local_(std::max(threads, 1)) {
   for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
 }
 
@@ -93,6 +130,8 @@ bool mohist_pool::take_one(int thread) {
 }
 
 void mohist_pool::work(int thread) {
+  const RunQueue queue;
+  queues_[thread - 1].store(&queue, std::memory_order_release);
   while (!stop_.load(std::memory_order_relaxed)) {
     while (take_one(thread)) {
     }
@@ -107,38 +146,47 @@ void mohist_pool::work(int thread) {
   }
 }
 
-void mohist_pool::wait_for_the_others(int64_t tasks, int64_t own, int64_t since_ns) {
+void mohist_pool::wait_for_the_others(int64_t tasks) {
   const auto finished = [&] { return done_.load() == tasks; };
   for (int i = 0; i < 64; i++) {
     if (finished()) return;
     relax();
   }
-  const int64_t begin = now_ns();
   while (!finished()) {
-    if (spin(kWaitSpinNs, finished)) break;
+    if (spin(kWaitSpinNs, finished)) return;
     main_waits_.store(1);  // give the core away: the one we wait for may need it
     if (!finished()) sleep_on(main_waits_, 1);
     main_waits_.store(0);
   }
-  const int64_t end = now_ns();
-  if (end - begin <= kStallNs + 2 * (begin - since_ns) / std::max<int64_t>(own, 1)) return;
-  if (end > last_stall_ns_ + kForgetNs) {
-    alone_for_ns_ = 0;
-    last_stall_ns_ = end;
-    return;
-  }
-  alone_for_ns_ = std::clamp(2 * alone_for_ns_, kAloneNs, kAloneMaxNs);
-  alone_for_ns_ = std::max(alone_for_ns_, 16 * (end - begin));  // stalls cost at most a sixteenth
-  alone_until_ns_ = last_stall_ns_ = end + alone_for_ns_;
+}
+
+bool mohist_pool::alone() {
+  const int64_t now = now_ns();
+  if (now < alone_until_ns_) return true;
+  const int64_t elapsed = now - asked_ns_;
+  if (elapsed < kWindowNs) return false;
+  thread_local const RunQueue own;
+  int64_t waited = own.waited_ns();
+  for (const std::atomic<const RunQueue*>& queue : queues_)
+    if (const RunQueue* worker = queue.load(std::memory_order_acquire)) waited += worker->waited_ns();
+  const int64_t lost = waited - waited_ns_;
+  const bool comparable = elapsed < kStaleNs && asked_by_ == &own;
+  asked_ns_ = now;
+  asked_by_ = &own;
+  waited_ns_ = waited;
+  debt_ns_ = comparable ? std::max<int64_t>(debt_ns_ + lost - elapsed / kBearable, 0) : 0;
+  if (debt_ns_ < kDebtNs) return false;
+  debt_ns_ = 0;
+  alone_for_ns_ = now < alone_until_ns_ + kForgetNs ? std::min(2 * alone_for_ns_, kAloneMaxNs) : kAloneNs;
+  alone_until_ns_ = now + alone_for_ns_;
+  return true;
 }
 
 void mohist_pool::run(int64_t tasks, Call call, const void* body) {
-  const bool alone = tasks < 2 || workers_.empty() || (alone_until_ns_ && now_ns() < alone_until_ns_);
-  if (alone) {
+  if (tasks < 2 || workers_.empty() || alone()) {
     for (int64_t i = 0; i < tasks; i++) call(body, i, 0);
     return;
   }
-  alone_until_ns_ = 0;
   call_ = call;
   body_ = body;
   done_.store(0, std::memory_order_relaxed);
@@ -146,10 +194,9 @@ void mohist_pool::run(int64_t tasks, Call call, const void* body) {
   tickets_.store(loop << 32 | static_cast<uint64_t>(tasks));
   loop_.store(static_cast<uint32_t>(loop));  // after the tickets: who saw no ticket must see this change
   if (asleep_.load()) wake(loop_, threads());
-  const int64_t begin = now_ns();
-  int64_t own = 0;
-  while (take_one(0)) own++;
-  wait_for_the_others(tasks, own, begin);
+  while (take_one(0)) {
+  }
+  wait_for_the_others(tasks);
 }
 
 mohist_pool* mohist_pool_create(int64_t threads) { return new mohist_pool(static_cast<int>(threads)); }

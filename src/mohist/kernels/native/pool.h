@@ -1,8 +1,8 @@
 // A persistent thread pool for many short parallel loops, polite to its neighbours.
 //
 // Work is handed out task by task, so a slow thread holds back at most one task. Threads spin briefly between loops
-// and then sleep. When a loop's end is held up by a thread that lost its core to another process, the pool works
-// alone for a while: results do not depend on who computes them (that is the law), so nothing else changes.
+// and then sleep. While they wait for a core longer than they can bear, because another process has it, the caller
+// works alone: results do not depend on who computes them (that is the law), so nothing else changes.
 #pragma once
 #include <stdint.h>
 
@@ -38,6 +38,19 @@ class Scratch {
   int64_t bytes_ = 0;
 };
 
+// How long the thread that made it has waited for a core, as Linux counts it; elsewhere 0.
+class RunQueue {
+ public:
+  RunQueue();
+  RunQueue(const RunQueue&) = delete;
+  RunQueue& operator=(const RunQueue&) = delete;
+  ~RunQueue();
+  int64_t waited_ns() const;
+
+ private:
+  int file_ = -1;
+};
+
 }  // namespace mohist
 
 struct mohist_pool {
@@ -63,8 +76,8 @@ struct mohist_pool {
   void run(int64_t tasks, Call call, const void* body);
   bool take_one(int thread);
   void work(int thread);
-  // `own` tasks were done here since then
-  void wait_for_the_others(int64_t tasks, int64_t own, int64_t since_ns);
+  void wait_for_the_others(int64_t tasks);
+  bool alone();  // whether to leave the workers asleep for now
 
   // low half: tasks left; high half: which loop. Taking a task is one compare-and-swap, so no thread can take a
   // task of a loop it does not know.
@@ -76,7 +89,10 @@ struct mohist_pool {
   std::atomic<bool> stop_{false};
   Call call_ = nullptr;
   const void* body_ = nullptr;
-  int64_t alone_until_ns_ = 0, alone_for_ns_ = 0, last_stall_ns_ = 0;
+  int64_t alone_until_ns_ = 0, alone_for_ns_ = 0;
+  int64_t asked_ns_ = 0, waited_ns_ = 0, debt_ns_ = 0;
+  const void* asked_by_ = nullptr;  // the calling thread, whose waiting is counted
+  std::vector<std::atomic<const mohist::RunQueue*>> queues_;  // of the workers; before them, who write it
   std::vector<std::thread> workers_;
   std::vector<mohist::Scratch> local_;
   mohist::Scratch shared_[8];
