@@ -85,8 +85,8 @@ CASES = [
     Case("GLM-4.6", "glm", thinks=True, thinks_before_calls=True),
     Case("GLM-4.7-Flash", "glm_47", thinks=True, thinks_before_calls=True),
     Case("moonshotai-Kimi-K2", "kimi"),
-    Case("Kimi-K2-Instruct", "kimi", calls=False),  # appends to a list, which Hugging Face forbids
-    Case("Kimi-K2-Thinking", "kimi", thinks=True, calls=False, plain=False),
+    Case("Kimi-K2-Instruct", "kimi"),
+    Case("Kimi-K2-Thinking", "kimi", thinks=True, thinks_before_calls=True, plain=False),
     Case("Kimi-K3", "kimi_k3", thinks=True, thinks_before_calls=True),
     Case("MiniMax-M1", "minimax_m1", text_before_calls=False),
     Case("MiniMax-M2", "minimax_m2", thinks=True, thinks_before_calls=True),

@@ -4,14 +4,16 @@ A template is somebody else's program. It runs in Jinja's sandbox (no Python int
 is given, no other files) and on a budget of steps, time and sizes. Steps are what normally ends a runaway
 template, so that whether one is accepted does not depend on how busy the machine is; the clock is the last
 resort.
+
+One thing is allowed that Hugging Face refuses: Kimi K2's published templates keep the ids of calls in a list,
+to which they append and from which they pop. A list that the template itself wrote may change in these ways.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Sized
 from typing import Any, cast
 
 import jinja2
@@ -21,64 +23,18 @@ from jinja2.filters import do_indent
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from mohist.chat.limits import Counted, OwnList, check_fields, check_product, check_size, check_widths
 from mohist.chat.mask import MaskedText
 
-__all__ = ["BUDGET", "MAX_TEXT", "Budget", "environment"]
-
-MAX_STEPS = 200_000
-"""Loop steps and calls of one rendering. A conversation of 1,000 messages takes some 5,000."""
-MAX_SECONDS = 5.0
-"""A rendering takes milliseconds."""
-MAX_TEXT = 16 * 1024 * 1024
-"""Characters of any one text that a template makes; several million tokens."""
-MAX_VALUES = 200_000
-"""Values inside any one list or object that a template makes, nested ones counted as often as they appear."""
-MAX_WIDTH = 10_000
-"""Largest number in the arguments of a string method or of a filter that pads."""
+__all__ = ["BUDGET", "environment"]
 
 BUDGET = "mohist budget"
 """Where a rendering's `Budget` is kept: the space makes it a name that no template can say."""
 
-_WIDE_FIELD = re.compile(r"%(?:\([^)]*\))?[^a-zA-Z%]*(?:\d{5}|\*)|\{[^{}]*(?:\d{5}|\{)")
-"""A field of `%` or `str.format` with a width of five digits or one that an argument gives."""
 _OUTSIDE_ASCII = re.compile("[\x7f-\U000fffff]")
-
-
-class Budget:
-    """What is left of one rendering's allowance."""
-
-    def __init__(self, steps: int = MAX_STEPS, seconds: float = MAX_SECONDS) -> None:
-        self._steps = steps
-        self._deadline = time.monotonic() + seconds
-
-    def step(self) -> None:
-        """Count one loop step or call."""
-        self._steps -= 1
-        if self._steps < 0:
-            raise SecurityError(f"the template takes more than {MAX_STEPS:,} steps")
-        if self._steps % 64 == 0 and time.monotonic() > self._deadline:
-            raise SecurityError(f"the template takes more than {MAX_SECONDS:g} seconds")
-
-    def count(self, items: Iterable[Any]) -> Iterator[Any]:
-        """The same items, each of them a step."""
-        for item in items:
-            self.step()
-            yield item
-
-
-class _Counted:
-    """Items that cost steps, and their number, which Jinja's `loop` asks for."""
-
-    def __init__(self, items: Any, budget: Budget) -> None:
-        self._items, self._budget = items, budget
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._budget.count(self._items)
 
 
 class _Guard(NodeTransformer):
@@ -98,11 +54,17 @@ class _Guard(NodeTransformer):
         node.filter = _filter(node.filter, "check size")
         return node
 
-    def visit_List(self, node: nodes.List | nodes.Dict) -> nodes.Filter:
+    def visit_List(self, node: nodes.List) -> nodes.Filter:
+        self.generic_visit(node)
+        return _filter(node, "own list")
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Filter:
         self.generic_visit(node)
         return _filter(node, "check size")
 
-    visit_Dict = visit_List
+    def visit_Name(self, node: nodes.Name) -> nodes.Expr:
+        implicit = node.ctx == "load" and node.name in ("varargs", "kwargs")
+        return _filter(node, "check size") if implicit else node
 
     def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:
         self.generic_visit(node)
@@ -113,27 +75,39 @@ def _filter(node: nodes.Expr | None, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=1 if node is None else node.lineno)
 
 
+class _Namespace(Namespace):
+    """Jinja's `namespace`, but not to be written out: what is inside it is not counted."""
+
+    def __repr__(self) -> str:
+        raise SecurityError("the template writes out a namespace")
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["+", "*", "**", "%"])
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         return _Guard().visit(super()._parse(source, name, filename))
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if isinstance(obj, OwnList) and attr in ("append", "pop"):
+            return True
+        return super().is_safe_attribute(obj, attr, value)
+
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         context.parent[BUDGET].step()
         method = getattr(obj, "__wrapped__", obj)  # the sandbox wraps str.format
         if isinstance(owner := getattr(method, "__self__", None), str):
-            _check_widths((*args, *kwargs.values()))
+            check_widths((*args, *kwargs.values()))
             if method.__name__ in ("format", "format_map"):
-                _check_fields(owner)
-        return _check_size(super().call(context, obj, *args, **kwargs))
+                check_fields(owner)
+        return check_size(super().call(context, obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str):
-            _check_fields(left)
+            check_fields(left)
         elif operator in ("*", "**"):
-            _check_product(operator, left, right)
-        return _check_size(super().call_binop(context, operator, left, right))
+            check_product(operator, left, right)
+        return check_size(super().call_binop(context, operator, left, right))
 
 
 class _Generation(Extension):
@@ -161,40 +135,48 @@ def environment() -> jinja2.Environment:
         "check size": _check_size_late,
         "count steps": _count_steps,
         "join texts": _join_texts,
+        "own list": _own_list,
     }
-    cast("dict[str, Any]", made.globals).update({"raise_exception": _raise_exception, "dict": _make_dict})
+    cast("dict[str, Any]", made.globals).update(
+        {"raise_exception": _raise_exception, "dict": _make_dict, "namespace": _Namespace}
+    )
     return made
 
 
 @jinja2.pass_context
 def _count_steps(context: Context, items: Any) -> Iterable[Any]:
     budget = context.parent[BUDGET]
-    return _Counted(items, budget) if isinstance(items, Sized) else budget.count(items)
+    return Counted(items, budget) if isinstance(items, Sized) else budget.count(items)
 
 
 @jinja2.pass_context
 def _join_texts(context: Context, parts: tuple[Any, ...]) -> str:
     """`~`, which keeps masked text masked."""
     texts = [part if isinstance(part, str) else str(part) for part in parts]
-    joined = _check_size("".join(texts))
+    joined = check_size("".join(texts))
     masked = next((text for text in texts if isinstance(text, MaskedText)), None)
     return joined if masked is None else type(masked)(joined)
 
 
 @jinja2.pass_context
 def _check_size_late(context: Context, value: Any) -> Any:
-    """`_check_size` at run time: the context keeps Jinja's optimiser from calling it while compiling."""
-    return _check_size(value)
+    """`check_size` at run time: the context keeps Jinja's optimiser from calling it while compiling."""
+    return check_size(value)
+
+
+@jinja2.pass_context
+def _own_list(context: Context, items: list[Any]) -> OwnList:
+    return OwnList(items)
 
 
 def _replace(text: Any, old: str, new: str, count: int | None = None) -> str:
     text = text if isinstance(text, str) else str(text)
-    return _check_size(text.replace(old, new, -1 if count is None else count))
+    return check_size(text.replace(old, new, -1 if count is None else count))
 
 
 def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
-    _check_widths((width,))
-    return _check_size(do_indent(text, width, first, blank))
+    check_widths((width,))
+    return check_size(do_indent(text, width, first, blank))
 
 
 def _tojson(
@@ -205,7 +187,7 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """JSON as Hugging Face's templates expect it: no HTML escaping, characters as they are."""
-    _check_widths((indent,))
+    check_widths((indent,))
     text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
     if not ensure_ascii:
         return text
@@ -219,43 +201,3 @@ def _raise_exception(message: str) -> None:
 
 def _make_dict(*args: Any, **items: Any) -> dict[str, Any]:
     return dict(*args, **items)
-
-
-def _check_size(value: Any) -> Any:
-    if isinstance(value, str):
-        if len(value) > MAX_TEXT:
-            raise SecurityError(f"the template makes a text of more than {MAX_TEXT:,} characters")
-        return value
-    # A list that holds another one twice, which holds another one twice, ... is small until it is printed.
-    left, stack = MAX_VALUES, [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, (list, tuple, dict)):
-            left -= len(item)
-            if left < 0:
-                raise SecurityError(f"the template makes a list of more than {MAX_VALUES:,} values")
-            stack.extend(item.values() if isinstance(item, dict) else item)
-    return value
-
-
-def _check_product(operator: str, left: Any, right: Any) -> None:
-    for items, count in ((left, right), (right, left)):
-        if isinstance(items, (str, list, tuple)) and isinstance(count, int):
-            if len(items) * count > (MAX_TEXT if isinstance(items, str) else MAX_VALUES):
-                raise SecurityError(f"the template repeats something {count:,} times")
-            return
-    if isinstance(left, int) and isinstance(right, int):
-        bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
-        if bits > 4096:
-            raise SecurityError("the template computes a number of more than 4,096 bits")
-
-
-def _check_widths(values: Iterable[Any]) -> None:
-    for value in values:
-        if isinstance(value, int) and value > MAX_WIDTH:
-            raise SecurityError(f"the template pads to more than {MAX_WIDTH:,} characters")
-
-
-def _check_fields(pattern: str) -> None:
-    if _WIDE_FIELD.search(pattern):
-        raise SecurityError(f"the template formats with a very wide field: {pattern[:40]!r}")

@@ -11,8 +11,9 @@ import jinja2
 from jinja2 import meta
 from jinja2.sandbox import SecurityError
 
+from mohist.chat.limits import MAX_TEXT, Budget
 from mohist.chat.mask import Mask, texts_in
-from mohist.chat.sandbox import BUDGET, MAX_TEXT, Budget, environment
+from mohist.chat.sandbox import BUDGET, environment
 from mohist.errors import ChatError
 
 __all__ = ["Rendered", "Template"]
