@@ -10,6 +10,7 @@ import torch
 
 from mohist.errors import ModelError, WeightsError
 from mohist.kernels.twin import TorchOps
+from mohist.model.attend import PackedAttend
 from mohist.model.convert import Conversion, requantized
 from mohist.model.load import load_decoder
 from mohist.model.loss import measure_loss
@@ -25,13 +26,14 @@ pytestmark = pytest.mark.parity
 VARIANTS = [
     *("llama", "llama-linear-bias", "qwen2", "qwen3", "deepseek_v2", "deepseek_v2-lite", "deepseek_v3"),
     *("qwen3_moe", "minimax_m2", "glm4_moe", "smollm3", "deepseek", "glm4", "ministral3", "seed_oss"),
+    "gpt_oss",
 ]
 
 
 def folder(variant: str, path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> Checkpoint:
     """A model as Mohist itself saves it, whose two mscales are equal, as they are in every release."""
     monkeypatch.setitem(tiny.YARN_ROPE, "mscale", tiny.YARN_ROPE["mscale_all_dim"])
-    tiny.write(variant, path / "theirs", dtype)
+    tiny.write(variant, path / "theirs", dtype, **tiny.GGUF.get(variant, {}))
     save_decoder(load_decoder(open_checkpoint(path / "theirs"), TorchOps()), path / "hf")
     return open_checkpoint(path / "hf")
 
@@ -57,8 +59,11 @@ def to_folder(checkpoint: Checkpoint, path: Path, format: Format | None = None) 
     return open_checkpoint(path)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "dtype"),
+    [(v, dtype) for v in VARIANTS for dtype in (torch.float32, torch.bfloat16)]
+    + [("gemma3_text", torch.bfloat16)],
+)
 def test_there_and_back_is_the_same_bytes(
     variant: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,6 +74,34 @@ def test_there_and_back_is_the_same_bytes(
         assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes(), name
     again = to_gguf(open_checkpoint(tmp_path / "back"), tmp_path / "again.gguf")
     assert again.path.read_bytes() == gguf.path.read_bytes()
+
+
+def test_norms_of_gemma_are_rounded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = folder("gemma3_text", tmp_path, monkeypatch, torch.float32)
+    gguf = to_gguf(source, tmp_path / "model.gguf")
+    back = to_folder(gguf, tmp_path / "back")
+    assert back.config == source.config
+    again = to_gguf(back, tmp_path / "again.gguf")
+    assert again.path.read_bytes() == gguf.path.read_bytes()
+    decoders = [load_decoder(checkpoint, TorchOps()) for checkpoint in (source, gguf, back)]
+    attend = PackedAttend([40], TorchOps())
+    first, *others = (d.logits(d(tiny.tokens(40), attend.positions_T, attend)) for d in decoders)
+    assert all(torch.equal(logits, first) for logits in others)
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ("gpt_oss", "swiglu_limit = 0.2: a GGUF file of gpt-oss always has 7.0"),
+        ("gpt_oss-plain", "attention_bias = False: a GGUF file of gpt-oss always has True"),
+        ("gemma3_text", "query_pre_attn_scalar = 24: llama.cpp always has 32 in this gemma3"),
+        ("mistral-sliding", "window = 7: llama.cpp has no sliding attention"),
+    ],
+)
+def test_what_llama_cpp_does_not_compute_is_not_written(variant: str, message: str, tmp_path: Path) -> None:
+    tiny.write(variant, tmp_path / "hf")
+    with pytest.raises(ModelError, match=message):
+        to_gguf(open_checkpoint(tmp_path / "hf"), tmp_path / "model.gguf")
 
 
 @pytest.mark.parametrize(("variant", "family"), [("mistral", "llama"), ("glm4_moe_lite", "deepseek_v3")])
@@ -117,6 +150,13 @@ def test_matrices_are_quantised_and_nothing_else(
     infos, tensors = requantized(plain, format)
     assert {info.name: info.format for info in infos} == found
     assert all(torch.equal(raw.data, gguf.read(raw.info.name).data) for raw in tensors)
+
+
+def test_biases_of_experts_are_no_matrices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf = to_gguf(folder("gpt_oss", tmp_path, monkeypatch, torch.float32), tmp_path / "model.gguf")
+    found = {info.name: info.format for info in requantized(gguf, Format.Q8_0)[0]}
+    assert found["blk.0.ffn_up_exps.weight"] == Format.Q8_0
+    assert found["blk.0.ffn_up_exps.bias"] == found["blk.0.attn_sinks.weight"] == Format.F32
 
 
 def test_rows_that_are_no_whole_blocks_keep_their_format(

@@ -198,6 +198,13 @@ def configs() -> dict[str, Callable[[], Any]]:
     }
 
 
+GGUF: dict[str, dict[str, Any]] = {
+    "gpt_oss": {"swiglu_limit": 7.0},
+    "gemma3_text": {"query_pre_attn_scalar": _GEMMA3["head_dim"]},
+}
+"""What must be otherwise in a variant, so that a GGUF file can hold it."""
+
+
 def reference(name: str, **changes: Any) -> Any:
     """transformers' model with random weights: norms near 1, everything else near 0, selection biases too.
 

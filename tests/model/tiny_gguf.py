@@ -29,6 +29,8 @@ _ARCHITECTURES = {
     "minimax_m2": gguf.MODEL_ARCH.MINIMAXM2,
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
     "ministral3": gguf.MODEL_ARCH.MISTRAL3,
+    "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
+    "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
 }
 _INTERLEAVED = {"llama", "deepseek", "smollm3", "ministral3"}
 """Model types whose queries and keys the converter permutes."""
@@ -46,7 +48,8 @@ def convert(
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[_ARCHITECTURES[config.model_type]])
     _metadata(writer, config, split_kv_b=split_kv_b)
     names = gguf.get_tensor_name_map(_ARCHITECTURES[config.model_type], config.num_hidden_layers)
-    for name, tensor in _converted(load_file(folder / "model.safetensors"), config, split_kv_b):
+    tensors = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+    for name, tensor in _converted(tensors, config, split_kv_b):
         stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if stored is None:
             assert name.endswith("e_score_correction_bias"), name
@@ -72,7 +75,7 @@ def permuted(tensor: Tensor, num_heads: int) -> Tensor:
 
 def llama3_divisors(config: Any) -> np.ndarray | None:
     """The converter's `rope_freqs`: how much slower each pair turns."""
-    if config.rope_parameters["rope_type"] != "llama3":
+    if config.rope_parameters.get("rope_type") != "llama3":
         return None
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -85,6 +88,12 @@ def _converted(tensors: dict[str, Tensor], config: Any, split_kv_b: bool) -> lis
     result: dict[str, Tensor] = {}
     experts: dict[str, dict[int, Tensor]] = {}
     for name, tensor in tensors.items():
+        if config.model_type == "gpt_oss":
+            result |= _of_gpt_oss(name, tensor)
+            continue
+        if config.model_type == "gemma3_text" and name.endswith("norm.weight"):
+            result[name] = tensor + 1.0
+            continue
         expert = re.fullmatch(r"(.*\.experts)\.(\d+)\.(.*)", name)
         if expert:
             experts.setdefault(f"{expert[1]}.{expert[3]}", {})[int(expert[2])] = tensor
@@ -104,6 +113,22 @@ def _converted(tensors: dict[str, Tensor], config: Any, split_kv_b: bool) -> lis
     return list(result.items())
 
 
+def _of_gpt_oss(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Experts as rows of matrices, gates and ups apart; all names end in .weight or .bias."""
+    if name.endswith("sinks"):
+        return {f"{name}.weight": tensor}
+    if ".experts." not in name:
+        return {name: tensor}
+    stored, kind = (name.removesuffix("_bias"), "bias") if name.endswith("_bias") else (name, "weight")
+    rows = tensor if kind == "bias" else tensor.transpose(1, 2)
+    if stored.endswith("down_proj"):
+        return {f"{stored}.{kind}": rows.contiguous()}
+    return {
+        f"{stored.replace('gate_up', part)}.{kind}": rows[:, first::2].contiguous()
+        for first, part in enumerate(("gate", "up"))
+    }
+
+
 def _metadata(writer: Any, config: Any, *, split_kv_b: bool) -> None:
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -116,7 +141,12 @@ def _metadata(writer: Any, config: Any, *, split_kv_b: bool) -> None:
     writer.add_token_list([f"<{token}>" for token in range(config.vocab_size)])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    rope = config.rope_parameters
+    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
+    if "sliding_attention" in config.rope_parameters:
+        writer.add_rope_freq_base_swa(config.rope_parameters["sliding_attention"]["rope_theta"])
+    if getattr(config, "sliding_window", None):
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config.layer_types])
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if "partial_rotary_factor" in rope:
         writer.add_rope_dimension_count(int(head_dim * rope["partial_rotary_factor"]))

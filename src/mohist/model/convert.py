@@ -145,7 +145,8 @@ def requantized(
     infos: list[TensorInfo] = []
     for info in checkpoint.tensors.values():
         target = info.format
-        if format is not None and len(info.shape) > 1 and not info.name.endswith(_ROUTER):
+        is_matrix = len(info.shape) > 1 and info.name.endswith(".weight")
+        if format is not None and is_matrix and not info.name.endswith(_ROUTER):
             is_edge = info.name in ("token_embd.weight", "output.weight")
             target = chosen(format, info.format, info.shape[-1], is_edge=is_edge)
         infos.append(TensorInfo(info.name, target, info.shape))

@@ -8,6 +8,8 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
+import numpy as np
+
 from mohist.errors import ModelError
 from mohist.model import families
 from mohist.model.config import DecoderConfig
@@ -128,7 +130,11 @@ def _gguf_file(checkpoint: Checkpoint) -> GgufFile:
 
 
 def _metadata(checkpoint: Checkpoint, prefix: str, family: str) -> Fields:
-    pairs = {k.removeprefix(prefix): v for k, v in checkpoint.config.items() if k.startswith(prefix)}
+    pairs = {
+        key.removeprefix(prefix): value.tolist() if isinstance(value, np.ndarray) else value
+        for key, value in checkpoint.config.items()
+        if key.startswith(prefix)
+    }
     return Fields(pairs, family=family, where=f"GGUF metadata {prefix}*")
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "Plain",
     "RowPart",
     "Separate",
+    "Shifted",
     "Transposed",
     "Unpermuted",
     "ValuePart",
@@ -133,6 +134,28 @@ class Unpermuted(Origin):
         """See `Origin`."""
         halves = tensor.unflatten(0, (self.num_heads, 2, -1))
         yield self.name, halves.transpose(1, 2).reshape(tensor.shape)
+
+
+@dataclass(frozen=True)
+class Shifted(Origin):
+    """A vector stored with a number added, in float32: Gemma's norms, less 1 in its own files, in GGUF's.
+
+    The sum rounds. Whoever adds the number again gets what is stored, bit for bit.
+    """
+
+    by: float
+
+    def sources(self, shape: Shape) -> dict[str, Shape]:
+        """See `Origin`."""
+        return {self.name: shape}
+
+    def read(self, checkpoint: Checkpoint, shape: Shape) -> Iterator[RawTensor]:
+        """See `Origin`."""
+        yield RawTensor.plain(self.name, dequantize(checkpoint.read(self.name)) - self.by)
+
+    def write(self, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """See `Origin`."""
+        yield self.name, tensor.float() + self.by
 
 
 @dataclass(frozen=True)
