@@ -23,6 +23,7 @@ class FakeBackend:
     def __init__(self, name: str) -> None:
         self.name = name
         self.closed = False
+        self.slowly: asyncio.Event | None = None
 
     async def answer(self, ask: Ask, *, salt: bytes = b"") -> AsyncGenerator[Event]:
         raise NotImplementedError
@@ -30,21 +31,24 @@ class FakeBackend:
 
     async def close(self) -> None:
         assert not self.closed
+        if self.slowly is not None:
+            await self.slowly.wait()
         self.closed = True
 
 
 class FakeLoader:
-    """Models of as many bytes as their source says; those called `broken` cannot be loaded."""
+    """Models of as many bytes as their source says; the one called as `broken` says cannot be loaded."""
 
     def __init__(self) -> None:
         self.loads: list[str] = []
+        self.broken = "broken"
         self.gate = threading.Event()
         self.gate.set()
 
     def load(self, config: ModelConfig) -> FakeBackend:
         self.loads.append(config.called)
         assert self.gate.wait(10)
-        if config.called == "broken":
+        if config.called == self.broken:
             raise WeightsError("broken.gguf: is truncated")
         return FakeBackend(config.called)
 
@@ -192,6 +196,14 @@ async def test_what_an_alias_stands_for_is_not_removed() -> None:
 
 
 @in_loop
+async def test_nor_is_one_of_whose_adapters_an_alias_is() -> None:
+    adapted = ModelConfig(source="1", name="a", adapters=("law=folder",))
+    models = Models(configs=[adapted, config("b")], aliases={"lawyer": "a:law"})
+    assert models.states()[0].aliases == ("lawyer",)
+    assert (await refused(models.remove("a"))).code == "alias_in_use"
+
+
+@in_loop
 async def test_models_are_added_while_others_run() -> None:
     models, loader = make("a")
     async with models.lease("a"):
@@ -203,10 +215,59 @@ async def test_models_are_added_while_others_run() -> None:
     loader.gate.clear()
     adding = asyncio.create_task(refused(models.add(config("broken"))))
     await asyncio.sleep(0.05)
-    models.switch({"early": "broken"})
+    with pytest.raises(ApiError, match="early = 'broken': it is still being loaded"):
+        models.switch({"early": "broken"})
     loader.gate.set()
-    assert (await adding).status == 503
-    assert models.names == ["a", "new"], "nor is an alias of it"
+    error = await adding
+    assert error.message == "the model broken could not be loaded: broken.gguf: is truncated", "for operators"
+    assert models.names == ["a", "new"]
+
+
+@in_loop
+async def test_a_model_may_be_taken_away_while_it_is_being_added() -> None:
+    models, loader = make("a")
+    loader.gate.clear()
+    adding = asyncio.create_task(refused(models.add(config("new"))))
+    await asyncio.sleep(0.05)
+    removing = asyncio.create_task(models.remove("new"))
+    await asyncio.sleep(0.05)
+    assert (await refused(use(models, "new"))).code == "model_not_found"
+    loader.gate.set()
+    assert (await adding).message == "'new' was taken away while it was loaded"
+    await removing
+    assert [state.name for state in models.states()] == ["a"]
+
+
+@in_loop
+async def test_what_could_not_be_loaded_is_shown_with_the_reason_until_it_can_be() -> None:
+    models, loader = make("broken")
+    await refused(use(models, "broken"))
+    (state,) = models.states()
+    assert (state.state, state.error) == ("failed", "broken.gguf: is truncated")
+    loader.broken = ""
+    assert await use(models, "broken") == "broken"
+    (state,) = models.states()
+    assert (state.state, state.error) == ("loaded", None)
+
+
+@in_loop
+async def test_a_model_that_comes_back_while_it_is_unloaded_for_idleness_is_counted() -> None:
+    clock = Clock()
+    models, _ = make("a", "b", budget_bytes=20, idle_s=60, clock=clock)
+    await use(models, "a")
+    clock.now_s = 100
+    backend = models.loaded["a"]
+    assert isinstance(backend, FakeBackend)
+    closing = asyncio.Event()
+    backend.slowly = closing
+    unloading = asyncio.create_task(models.unload_idle())
+    await asyncio.sleep(0.01)
+    using = asyncio.create_task(use(models, "a"))
+    await asyncio.sleep(0.01)
+    closing.set()
+    await unloading
+    assert await using == "a"
+    assert models.states()[0].memory_bytes == 10
 
 
 @in_loop

@@ -1,16 +1,14 @@
-"""The models of a server: by name, behind aliases, loaded when they are needed and as memory allows.
+"""The models of a server by name and behind aliases: who asks for which, and how they come and go.
 
 A request takes a *lease*: the name is looked up once, in that moment, and the request ends on the model that
 it began with. An alias is switched by replacing the whole table of aliases in one assignment, so that every
-request sees either the old table or the new one. What is leased is never unloaded.
-
-Everything here runs on the event loop; only loading and unloading themselves go to threads.
+request sees either the old table or the new one. What is leased is never unloaded. Which models are in memory
+is the business of `memory`. Everything here runs on the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -18,15 +16,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mohist.cost import Prices
-from mohist.errors import ConfigError, MohistError
+from mohist.errors import ConfigError
 from mohist.serve.backend import Backend
-from mohist.serve.errors import ApiError, invalid, overloaded
+from mohist.serve.errors import ApiError, invalid
 from mohist.serve.loading import LOADER, Loader, ModelConfig
+from mohist.serve.memory import Entry, Memory
 from mohist.serve.upstream import Upstream
 
 __all__ = ["ModelState", "Models"]
 
-_log = logging.getLogger(__name__)
+
+State = Literal["loaded", "loading", "failed", "not loaded", "leaving"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,7 @@ class ModelState:
     """A model at this moment, for operators."""
 
     name: str
-    state: Literal["loaded", "loading", "not loaded", "leaving"]
+    state: State
     requests: int
     """That use it or wait for it."""
     idle_s: float
@@ -43,26 +43,10 @@ class ModelState:
     """Weights and cache; 0 while it is not loaded, or for another server's."""
     source: str
     aliases: tuple[str, ...]
-
-
-class _Entry:
-    """A name, and what stands behind it as far as it is loaded."""
-
-    def __init__(
-        self, name: str, backend: Backend | None, config: ModelConfig | None, prices: Prices
-    ) -> None:
-        self.name = name
-        self.backend = backend
-        self.config = config
-        """None for another server's, which is always there."""
-        self.prices = prices
-        self.adapters = tuple(config.adapter_folders) if config is not None else ()
-        self.loading: asyncio.Task[Backend] | None = None
-        self.users = 0
-        self.used_s = 0.0
-        self.memory_bytes = 0
-        self.unused = asyncio.Event()
-        self.unused.set()
+    settings: ModelConfig | None
+    """None for another server's."""
+    error: str | None
+    """Why it could not be loaded when that was last tried."""
 
 
 class Models:
@@ -84,19 +68,16 @@ class Models:
         Loaded models together need at most `budget_bytes`: those unused for longest make room. A model
         unused for `idle_s` is unloaded by `unload_idle`. Raises ConfigError: names or aliases that clash.
         """
-        self._loader = loader
-        self._budget_bytes = budget_bytes
-        self._idle_s = idle_s
+        self._memory = Memory(loader, budget_bytes=budget_bytes, idle_s=idle_s, clock=clock)
         self._clock = clock
-        self._loads = asyncio.Lock()
-        self._entries: dict[str, _Entry] = {}
-        self._leaving: list[_Entry] = []
+        self._entries: dict[str, Entry] = {}
+        self._leaving: list[Entry] = []
         """Models that no new request finds, while their last requests end."""
         self._aliases: Mapping[str, str] = {}
         for config in configs:
-            self._add(_Entry(config.called, None, config, config.prices))
+            self._add(Entry(config.called, None, config, config.prices))
         for upstream in upstreams:
-            self._add(_Entry(upstream.name, upstream, None, upstream.prices))
+            self._add(Entry(upstream.name, upstream, None, upstream.prices))
         self._aliases = self._checked(aliases or {})
 
     @property
@@ -143,14 +124,14 @@ class Models:
         entry.users += 1
         entry.unused.clear()
         try:
-            yield await self._backend(entry)
+            yield await self._memory.backend(entry)
         finally:
             entry.users -= 1
             entry.used_s = self._clock()
             if not entry.users:
                 entry.unused.set()
 
-    def _find(self, name: str) -> tuple[_Entry | None, str | None]:
+    def _find(self, name: str) -> tuple[Entry | None, str | None]:
         """The model behind a name or alias, and the adapter that it names; None for what is unknown."""
         target = self._aliases.get(name, name)
         if target in self._entries:
@@ -162,24 +143,31 @@ class Models:
     async def start(self) -> None:
         """Load what is wanted at the start, as far as memory allows. Raises MohistError."""
         for entry in list(self._entries.values()):
-            config = entry.config
-            if config is not None and config.at_start and not await self._would_unload(config):
-                await self._bring_in(entry)
+            await self._memory.load_at_start(entry)
 
     async def add(self, config: ModelConfig) -> None:
         """Take a further model in and load it. Raises ApiError, and then there is no such model."""
-        entry = _Entry(config.called, None, config, config.prices)
+        entry = Entry(config.called, None, config, config.prices)
         try:
             self._add(entry)
         except ConfigError as error:
             raise ApiError(409, str(error), param="name", code="name_taken") from error
+        entry.coming = True
         try:
             async with self.lease(entry.name):
                 pass
+            if self._entries.get(entry.name) is not entry:
+                raise ApiError(409, f"{entry.name!r} was taken away while it was loaded", param="name")
+            entry.coming = False
+        except Exception as error:
+            self._take_out(entry)
+            await self._let_go(entry)
+            if entry.error is None:
+                raise
+            message = f"the model {entry.name} could not be loaded: {entry.error}"
+            raise ApiError(503, message, type="server_error", code="model_not_loaded") from error
         except BaseException:
-            if self._entries.get(entry.name) is entry:
-                del self._entries[entry.name]
-                self._aliases = {alias: to for alias, to in self._aliases.items() if to != entry.name}
+            self._take_out(entry)
             raise
 
     async def remove(self, name: str) -> None:
@@ -190,15 +178,12 @@ class Models:
         entry = self._entries.get(name)
         if entry is None:
             raise ApiError(404, f"{name!r}: no such model", param="name", code="model_not_found")
-        pointing = [alias for alias, target in self._aliases.items() if target == name]
+        pointing = [alias for alias in self._aliases if self._find(alias)[0] is entry]
         if pointing:
             message = f"{name!r} is what {', '.join(pointing)} stands for: switch the alias first"
             raise ApiError(409, message, param="name", code="alias_in_use")
-        del self._entries[name]
-        self._leaving.append(entry)
-        await entry.unused.wait()
-        await self._unload(entry)
-        self._leaving.remove(entry)
+        self._take_out(entry)
+        await self._let_go(entry)
 
     def switch(self, changes: Mapping[str, str | None]) -> None:
         """Let aliases stand for other models, all at once; None takes an alias away. Raises ApiError."""
@@ -211,108 +196,55 @@ class Models:
 
     async def unload_idle(self) -> None:
         """Unload what nobody has used for `idle_s`. To be called now and then."""
-        if self._idle_s is None:
-            return
-        for entry in self._unloadable():
-            if self._clock() - entry.used_s >= self._idle_s and not entry.users:
-                await self._unload(entry)
+        await self._memory.unload_idle()
 
     async def close(self) -> None:
         """Unload everything."""
         for entry in self._all():
             if entry.loading is not None:
                 await asyncio.wait([entry.loading])
-            await self._unload(entry)
+            await self._memory.unload(entry)
 
-    def _all(self) -> list[_Entry]:
+    def _all(self) -> list[Entry]:
         return [*self._entries.values(), *self._leaving]
 
-    def _add(self, entry: _Entry) -> None:
+    def _add(self, entry: Entry) -> None:
         if not entry.name or entry.name in self._entries or entry.name in self._aliases:
             raise ConfigError(f"models: the name {entry.name!r} is empty or taken: choose another")
         self._entries[entry.name] = entry
         entry.used_s = self._clock()
 
+    def _take_out(self, entry: Entry) -> None:
+        """Let no request find a model any more."""
+        if self._entries.get(entry.name) is entry:
+            del self._entries[entry.name]
+            self._leaving.append(entry)
+
+    async def _let_go(self, entry: Entry) -> None:
+        """Unload a model that was taken out, once nobody uses it."""
+        await entry.unused.wait()
+        await self._memory.unload(entry)
+        if entry in self._leaving:
+            self._leaving.remove(entry)
+
     def _checked(self, aliases: Mapping[str, str]) -> Mapping[str, str]:
         for alias, target in aliases.items():
             if alias in self._entries or not alias:
                 raise ConfigError(f"aliases: {alias!r} is the name of a model: choose another alias")
-            if self._find(target)[0] is None or target in self._aliases:
+            entry, _ = self._find(target)
+            if entry is None or target in self._aliases:
                 known = ", ".join(self.names)
                 raise ConfigError(f"aliases: {alias} = {target!r}: no such model; known: {known}")
+            if entry.coming:
+                raise ConfigError(f"aliases: {alias} = {target!r}: it is still being loaded: wait for it")
         return dict(aliases)
 
-    async def _backend(self, entry: _Entry) -> Backend:
-        if entry.backend is not None:
-            return entry.backend
-        if entry.loading is None:
-            entry.loading = asyncio.get_running_loop().create_task(self._load(entry))
-            # Its error is told to whoever waits; it may be that nobody does any more.
-            entry.loading.add_done_callback(lambda task: task.cancelled() or task.exception())
-        # One who waits may leave; the others still want the model.
-        return await asyncio.shield(entry.loading)
-
-    async def _load(self, entry: _Entry) -> Backend:
-        try:
-            return await self._bring_in(entry)
-        except MohistError as error:
-            _log.error("a model could not be loaded", extra={"model": entry.name, "reason": str(error)})
-            message = f"the model {entry.name} could not be loaded: the server's log says why"
-            raise ApiError(503, message, type="server_error", code="model_not_loaded") from error
-        finally:
-            entry.loading = None
-
-    async def _bring_in(self, entry: _Entry) -> Backend:
-        config = entry.config
-        assert config is not None, f"{entry.name} is not of this machine"
-        async with self._loads:
-            start_s = time.monotonic()
-            needed = await asyncio.to_thread(self._loader.memory_bytes, config)
-            await self._make_room(entry.name, needed)
-            entry.backend = await asyncio.to_thread(self._loader.load, config)
-            entry.memory_bytes = needed
-            await asyncio.to_thread(self._loader.settle)
-        seconds = round(time.monotonic() - start_s, 3)
-        _log.info("model loaded", extra={"model": entry.name, "bytes": needed, "seconds": seconds})
-        return entry.backend
-
-    async def _would_unload(self, config: ModelConfig) -> bool:
-        used = sum(entry.memory_bytes for entry in self._all())
-        if self._budget_bytes is None or not used:
-            return False
-        return used + await asyncio.to_thread(self._loader.memory_bytes, config) > self._budget_bytes
-
-    async def _make_room(self, name: str, needed: int) -> None:
-        if self._budget_bytes is None:
-            return
-        if needed > self._budget_bytes:
-            raise ConfigError(
-                f"{name} needs {needed:,} bytes, and memory.models_gib allows {self._budget_bytes:,}"
-            )
-        while sum(entry.memory_bytes for entry in self._all()) + needed > self._budget_bytes:
-            idle = [entry for entry in self._unloadable() if not entry.users]
-            if not idle:
-                raise overloaded(f"there is no memory for {name} while other models are in use", 5)
-            await self._unload(min(idle, key=lambda entry: entry.used_s))
-
-    def _unloadable(self) -> list[_Entry]:
-        return [entry for entry in self._entries.values() if entry.config and entry.backend]
-
-    async def _unload(self, entry: _Entry) -> None:
-        backend, entry.backend = entry.backend, None
-        if backend is not None:
-            await backend.close()
-            del backend
-            # A model is a web of references; its memory should be there for the next one.
-            await asyncio.to_thread(self._loader.settle)
-            _log.info("model unloaded", extra={"model": entry.name})
-        entry.memory_bytes = 0
-
-    def _state(self, entry: _Entry) -> ModelState:
-        states: dict[Literal["leaving", "loaded", "loading"], object] = {
+    def _state(self, entry: Entry) -> ModelState:
+        states: dict[State, object] = {
             "leaving": entry in self._leaving,
             "loaded": entry.backend,
             "loading": entry.loading,
+            "failed": entry.error,
         }
         return ModelState(
             name=entry.name,
@@ -321,5 +253,7 @@ class Models:
             idle_s=0.0 if entry.users else self._clock() - entry.used_s,
             memory_bytes=entry.memory_bytes,
             source="" if entry.config is None else entry.config.source,
-            aliases=tuple(alias for alias, target in self._aliases.items() if target == entry.name),
+            aliases=tuple(alias for alias in self._aliases if self._find(alias)[0] is entry),
+            settings=entry.config,
+            error=entry.error,
         )
