@@ -75,7 +75,10 @@ def load(cls: type[T], *, path: Path | None = None, overrides: Sequence[str] = (
 
 
 def from_dict(cls: type[T], table: Mapping[str, Any], *, prefix: str = "") -> T:
-    """Build `cls` from parsed TOML or JSON, checking every key and type. `prefix` leads keys in errors."""
+    """Build `cls` from parsed TOML or JSON, checking every key and type. `prefix` leads keys in errors.
+
+    JSON's null is the same as "none".
+    """
     cls = _variant(cls, table, prefix)
     kinds = _kinds(cls)
     for name in table:
@@ -246,7 +249,7 @@ def _parse(kind: Any, text: str) -> Any:
 def _convert(kind: Any, value: Any, key: str) -> Any:
     """`value`, as TOML holds it, as a field of type `kind` holds it; ConfigError when it does not fit."""
     inner, optional = _split_optional(kind)
-    if optional and value == "none":
+    if optional and (value is None or value == "none"):
         return None
     if dataclasses.is_dataclass(inner) and isinstance(value, Mapping):
         return from_dict(inner, value, prefix=f"{key}.")

@@ -19,6 +19,9 @@ from mohist.types import Usage
 
 __all__ = ["Cost", "Ledger", "Prices", "peak_memory_bytes"]
 
+MOST_PRICE = 10**9
+"""Sums of costs stay whole numbers of 64 bits."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prices:
@@ -36,10 +39,9 @@ class Prices:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            if entry.name != "currency" and not 0 <= getattr(self, entry.name) < float("inf"):
-                raise ConfigError(
-                    f"{entry.name} = {getattr(self, entry.name)}: a price is a finite number >= 0"
-                )
+            price = getattr(self, entry.name)
+            if entry.name != "currency" and not 0 <= price <= MOST_PRICE:
+                raise ConfigError(f"{entry.name} = {price}: a price is a number from 0 to {MOST_PRICE:,}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

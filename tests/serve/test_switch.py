@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import weakref
@@ -13,7 +14,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from mohist.serve.loading import settle
+from mohist.config import from_dict
+from mohist.cost import Prices
+from mohist.errors import ConfigError
+from mohist.serve.loading import ModelConfig, settle
 from mohist.serve.local import LocalModel
 from mohist.serve.settings import MemoryConfig
 from tests.serve.live import Live, live, wait_for
@@ -171,6 +175,49 @@ def test_what_an_admin_may_get_wrong(two: Live, tiny_model: Path) -> None:
     assert client.put("/admin/aliases", json={"x": 5}).status_code == 400
     assert client.put("/admin/aliases", content=b"[]").status_code == 400
     assert [state.name for state in two.operations.models.states()] == ["first", "second"]
+
+
+def test_a_model_is_loaded_with_all_that_the_config_file_can_say_of_one(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """One definition: every field of `ModelConfig` is taken, shown, and refused with the file's own words."""
+    wanted = ModelConfig(
+        source=str(tiny_model),
+        name="full",
+        quantize="q8_0",
+        cache_tokens=128,
+        threads=1,
+        speculate="off",
+        offline=True,
+        at_start=False,
+        prices=Prices(currency="CNY", prompt_per_million=2.0, machine_per_hour=0.5),
+    )
+    body = json.loads(json.dumps(dataclasses.asdict(wanted)))
+    with live(tmp_path, {"tiny": tiny_model}) as server:
+        made = server.client.post("/admin/models", json=body)
+        assert made.status_code == 201, made.text
+        assert made.json()["settings"] == body
+        (state,) = [state for state in server.operations.models.states() if state.name == "full"]
+        assert state.settings == wanted
+        backend = server.operations.models.loaded["full"]
+        assert isinstance(backend, LocalModel)
+        assert "_q8_0_" in backend.llm.fingerprint
+        assert backend.llm.engine.capacity == 129
+        document = server.client.get("/openapi.json").json()["components"]["schemas"]["ModelConfig"]
+        assert set(document["properties"]) == {field.name for field in dataclasses.fields(ModelConfig)}
+        for table, message in [
+            ({"speculat": "off"}, "speculat: no such key; did you mean speculate?"),
+            ({"threads": 0}, "threads = 0: it must be at least 1, or none for the default"),
+            ({"adapters": ["law"]}, "adapters: 'law': expected NAME=FOLDER, each name once"),
+            ({"name": None}, "name = None: expected text"),
+            ({"quantize": "q9"}, "quantize = 'q9': expected f32|bf16|q8_0|q4_0|q4_1|none"),
+        ]:
+            refused = server.client.post("/admin/models", json={**body, "name": "other", **table})
+            assert refused.status_code == 400
+            assert refused.json()["error"]["message"].removeprefix("Invalid request body: ") == message
+            with pytest.raises(ConfigError) as caught:
+                from_dict(ModelConfig, {**body, "name": "other", **table})
+            assert str(caught.value) == message
 
 
 def test_memory_and_threads_of_a_model_that_left_are_given_back(two: Live, tiny_model: Path) -> None:

@@ -6,14 +6,15 @@ What is changed here lasts until the server ends; keys and usage are in the data
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
-from mohist.cost import Prices
+from mohist.config import from_dict
 from mohist.errors import ConfigError
-from mohist.kernels.weight import WeightFormat
 from mohist.serve.access import Role
 from mohist.serve.database import Database
 from mohist.serve.errors import ApiError, invalid
@@ -33,42 +34,18 @@ Count = Annotated[int, Field(ge=1, lt=2**53)]
 Time = Annotated[int, Query(ge=0, le=2**62)]
 
 
-Price = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+def _read_model(data: Any) -> ModelConfig:
+    """A model's settings, read and refused as the config file's are."""
+    if not isinstance(data, Mapping):
+        raise PydanticCustomError("settings", "a model's settings are an object")
+    try:
+        return from_dict(ModelConfig, data)
+    except ConfigError as error:
+        raise PydanticCustomError("settings", "{reason}", {"reason": str(error)}) from error
 
 
-class NewPrices(BaseModel):
-    """What a million tokens cost."""
-
-    model_config = ConfigDict(extra="forbid")
-    currency: Annotated[str, Field(min_length=1, max_length=12)] = "USD"
-    prompt_per_million: Price = 0.0
-    cached_per_million: Price = 0.0
-    completion_per_million: Price = 0.0
-
-
-class NewModel(BaseModel):
-    """A model to load: see `ModelConfig`."""
-
-    model_config = ConfigDict(extra="forbid")
-    source: Annotated[str, Field(min_length=1, max_length=4096)]
-    name: Annotated[str, Field(max_length=200)] = ""
-    quantize: WeightFormat | None = None
-    cache_tokens: Count | None = None
-    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
-    offline: bool = False
-    prices: NewPrices = Field(default_factory=NewPrices)
-
-    def config(self) -> ModelConfig:
-        """The same as the config file would say it."""
-        return ModelConfig(
-            source=self.source,
-            name=self.name,
-            quantize=self.quantize,
-            cache_tokens=self.cache_tokens,
-            threads=self.threads,
-            offline=self.offline,
-            prices=Prices(**dict(self.prices)),
-        )
+NewModel = Annotated[ModelConfig, BeforeValidator(_read_model)]
+"""A model to load, with all that `[[models]]` in the config file can say of one."""
 
 
 class AllModels(BaseModel):
@@ -170,9 +147,8 @@ def _model_routes(router: APIRouter, models: Models) -> None:
     @router.post("/models", status_code=201, responses=conflict | unloaded)
     async def load(new: NewModel) -> ModelState:
         """Load a further model. Answers when it is ready, which may take minutes."""
-        config = new.config()
-        await models.add(config)
-        return models.state(config.called)
+        await models.add(new)
+        return models.state(new.called)
 
     @router.delete("/models/{name:path}", status_code=204, responses=conflict | unknown)
     async def unload(name: str) -> None:

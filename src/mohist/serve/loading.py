@@ -20,13 +20,14 @@ from mohist.weights.source import resolve
 
 __all__ = ["LOADER", "Loader", "ModelConfig", "read_aliases"]
 
+MOST_NAME_CHARS = 200
 CACHE_BYTES_PER_VALUE = 4
 """Keys and values are kept in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A model of this machine."""
+    """A model of this machine: what the config file, the command line and the admin API say of one."""
 
     source: str
     """A folder, a .gguf file, hf:ORG/NAME or pypi:PACKAGE."""
@@ -47,6 +48,22 @@ class ModelConfig:
     at_start: bool = True
     """Whether it is loaded when the server starts, or when it is first asked for."""
     prices: Prices = field(default_factory=Prices)
+
+    def __post_init__(self) -> None:
+        if not self.called or len(self.called) > MOST_NAME_CHARS or not self.called.isprintable():
+            raise ConfigError(
+                f"source = {self.source!r:.80}, name = {self.name!r:.80}: "
+                f"a model needs a name of 1 to {MOST_NAME_CHARS} printable characters"
+            )
+        for count in ("cache_tokens", "threads"):
+            value = getattr(self, count)
+            if value is not None and value < 1:
+                raise ConfigError(f"{count} = {value}: it must be at least 1, or none for the default")
+        texts = {"source": (self.source,), "speculate": (self.speculate,), "adapters": self.adapters}
+        for key, values in {**texts, "prices.currency": (self.prices.currency,)}.items():
+            if any(not value.isprintable() for value in values):
+                raise ConfigError(f"{key} = {values[0]!r:.80}: it has characters that cannot be printed")
+        _ = self.adapter_folders
 
     @property
     def called(self) -> str:
