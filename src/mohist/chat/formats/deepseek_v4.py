@@ -6,9 +6,9 @@ in the history of conversations with tools; in others they are dropped at the us
 
 from __future__ import annotations
 
+from mohist.chat.dsml import DSML_CALLS, DSML_SYSTEM, Dsml, dsml_syntax
 from mohist.chat.format import EARLY_STOP
 from mohist.chat.formats.deepseek import DEEPSEEK_TURN_MARKUP
-from mohist.chat.formats.deepseek_v32 import DSML_CALLS, Dsml, dsml_syntax
 
 __all__ = ["FORMAT"]
 
@@ -55,12 +55,9 @@ _TEMPLATE = (
 {{- 'and rejected ' }}
 {{- 'hypothesis to ensure absolutely no assumption is left unchecked.\\n\\n' }}
 {%- endif %}
-{%- for message in messages if message['role'] == 'system' %}
-{{- ('\\n\\n' if not loop.first else '') + message['content'] }}
-{%- endfor %}
-{%- if tools %}
-{{- ('\\n\\n' if messages[0]['role'] == 'system' else '') + write_tools() }}
-{%- endif %}
+"""
+    + DSML_SYSTEM
+    + """\
 {%- for message in messages %}
 {%- if message['role'] in ('user', 'tool') %}
 {{- '\\n\\n' if last.in_user else '<｜User｜>' }}

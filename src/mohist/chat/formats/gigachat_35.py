@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mohist.chat.dsml import Dsml, dsml_syntax
 from mohist.chat.format import EARLY_STOP
-from mohist.chat.formats.deepseek_v32 import Dsml, dsml_syntax
 
 __all__ = ["FORMAT"]
 
