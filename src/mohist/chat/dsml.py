@@ -44,7 +44,7 @@ DSML_SYSTEM = """\
 {{- ('\\n\\n' if messages[0]['role'] == 'system' else '') + write_tools() }}
 {%- endif %}
 """
-"""How prompts begin: system messages, then tools, as the template's own macro `write_tools` describes them."""
+"""How prompts begin: system messages, then tools as the template's own macro `write_tools` describes them."""
 
 
 @functools.cache
