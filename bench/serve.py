@@ -1,13 +1,14 @@
 """Through HTTP: time to first token and tokens per second with 1, 8 and 32 clients.
 
 Mohist's server and llama.cpp's, each a process of its own with the same file, and Mohist's engine without a
-server. Every client streams one completion of a text that no cache knows.
+server. Every client streams one completion of a text that no cache knows. Clients read sockets and nothing
+more until all have ended: they share the processor with what they measure.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
+import selectors
 import socket
 import statistics
 import subprocess
@@ -18,7 +19,8 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -31,7 +33,7 @@ __all__ = ["REPEATS", "run"]
 
 REPEATS = 3
 CLIENTS = (1, 8, 32)
-PROMPT_TOKENS, NEW_TOKENS = 32, 48
+PROMPT_TOKENS, NEW_TOKENS = 32, 128
 START_S = 120
 OURS, THEIRS, BARE = "Mohist's server", "llama.cpp's server", "Mohist's engine"
 
@@ -54,9 +56,9 @@ def run(files: dict[str, str], threads: int, repeats: int) -> Report:
         texts = Texts(files["q4_1"], threads)
         runs: dict[str, Run] = {}
         for clients in CLIENTS:
-            for name, work in ((OURS, partial(streamed, url)), (THEIRS, partial(streamed, their_url))):
+            for name, where in ((OURS, url), (THEIRS, their_url)):
                 label = label_of(name, clients)
-                runs[label] = partial(rate, work, texts, clients, firsts.setdefault(label, []))
+                runs[label] = partial(rate, where, texts, clients, firsts.setdefault(label, []))
             runs[label_of(BARE, clients)] = partial(texts.engine_rate, clients)
         series = alternate(runs, repeats, lambda: Ticks.now(*pids), tries=2)
     return Report(
@@ -66,7 +68,8 @@ def run(files: dict[str, str], threads: int, repeats: int) -> Report:
         notes=[
             f"SmolLM2 Q4_1. Every client streams {NEW_TOKENS} greedy tokens after a prompt of "
             f"{PROMPT_TOKENS}; tokens per second are those of all clients, prompts included in the time.",
-            "llama.cpp's server is that of llama-cpp-python, which answers one request after the other.",
+            "llama.cpp's server is that of llama-cpp-python, which answers one request after the other. "
+            'Mohist\'s server and engine both guess from the text (`speculate = "lookup"`), its default.',
         ],
         data={**series, "first_token_s": firsts},
     )
@@ -98,40 +101,62 @@ def speeds(series: dict[str, Series], firsts: dict[str, list[float]]) -> str:
     return table(["", "new tokens/s", "from - to", "first token, ms", "at most, ms"], rows)
 
 
-def rate(
-    work: Callable[[list[str]], Any], texts: Texts, clients: int, firsts: list[float], seed: int
-) -> float:
+def rate(url: str, texts: Texts, clients: int, firsts: list[float], seed: int) -> float:
     """New tokens per second of all clients together."""
     prompts = texts.prompts(clients, seed)
     start = time.perf_counter()
-    answers: list[Answered] = asyncio.run(work(prompts))
+    answers = streamed(url, prompts)
     seconds = time.perf_counter() - start
     firsts += [answer.first_s for answer in answers]
     return sum(answer.tokens for answer in answers) / seconds
 
 
-async def streamed(url: str, prompts: list[str]) -> list[Answered]:
+def streamed(url: str, prompts: list[str]) -> list[Answered]:
     """Every prompt from a client of its own, all at once."""
-    limits = httpx2.Limits(max_connections=None)
-    async with httpx2.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
-        return list(await asyncio.gather(*(one_stream(client, prompt) for prompt in prompts)))
+    selector, start = selectors.DefaultSelector(), time.perf_counter()
+    received = [bytearray() for _ in prompts]
+    first_s = [0.0] * len(prompts)
+    for i, prompt in enumerate(prompts):
+        selector.register(asked(url, prompt), selectors.EVENT_READ, i)
+    while selector.get_map():
+        for key, _ in selector.select():
+            connection, i = key.fileobj, key.data
+            assert isinstance(connection, socket.socket)
+            data = connection.recv(1 << 16)
+            received[i] += data
+            if not data:
+                selector.unregister(connection)
+                connection.close()
+            elif not first_s[i] and b"data: {" in received[i]:
+                first_s[i] = time.perf_counter() - start
+    selector.close()
+    return [Answered(first, tokens_of(bytes(text))) for first, text in zip(first_s, received, strict=True)]
 
 
-async def one_stream(client: httpx2.AsyncClient, prompt: str) -> Answered:
+def asked(url: str, prompt: str) -> socket.socket:
+    """A connection that asked for a completion. HTTP/1.0 sends the body as it is, to the end."""
+    where = urlsplit(url)
     body = {"model": "default", "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0, "stream": True}
-    start = time.perf_counter()
-    first_s, chunks, tokens = 0.0, 0, 0
-    async with client.stream("POST", "/v1/completions", json=body) as response:
-        response.raise_for_status()
-        async for line in response.aiter_lines():
-            if not line.startswith("data: {"):
-                continue
-            chunk = json.loads(line.removeprefix("data: "))
-            first_s = first_s or time.perf_counter() - start
-            chunks += bool(chunk["choices"][0]["text"])
-            tokens = (chunk.get("usage") or {}).get("completion_tokens", tokens)
+    content = json.dumps(body).encode()
+    head = (
+        "POST /v1/completions HTTP/1.0\r\n"
+        f"host: {where.netloc}\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    )
+    connection = socket.create_connection((where.hostname, where.port))
+    connection.sendall(head.encode() + content)
+    return connection
+
+
+def tokens_of(response: bytes) -> int:
+    """How many tokens were streamed."""
+    status, _, body = response.partition(b"\r\n")
+    if b" 200 " not in status:
+        raise SystemExit(f"bench: the server answered {response.decode(errors='replace')}")
+    lines = [line for line in body.splitlines() if line.startswith(b"data: {")]
+    chunks = [json.loads(line.removeprefix(b"data: ")) for line in lines]
+    usage = [chunk["usage"]["completion_tokens"] for chunk in chunks if chunk.get("usage")]
     # llama.cpp's server sends a chunk a token and no usage.
-    return Answered(first_s, tokens or chunks)
+    return usage[-1] if usage else sum(bool(chunk["choices"][0]["text"]) for chunk in chunks)
 
 
 class Texts:
@@ -140,7 +165,7 @@ class Texts:
     def __init__(self, path: str, threads: int) -> None:
         from mohist.llm import LLM
 
-        self._llm = LLM.load(path, threads=threads)
+        self._llm = LLM.load(path, threads=threads, speculate="lookup")
 
     def prompts(self, count: int, seed: int) -> list[str]:
         """Texts of about PROMPT_TOKENS tokens."""

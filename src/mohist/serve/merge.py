@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from mohist.serve.answer import Event
 
@@ -12,6 +13,12 @@ __all__ = ["merged"]
 
 async def merged(streams: Sequence[AsyncGenerator[Event]]) -> AsyncGenerator[tuple[int, Event]]:
     """(index of the stream, event) as they come. Ends with the last stream, or raises the first error."""
+    if len(streams) == 1:
+        # Usual, and without a task for every event.
+        async with aclosing(streams[0]) as events:
+            async for event in events:
+                yield 0, event
+        return
     following = {asyncio.ensure_future(_next(stream)): i for i, stream in enumerate(streams)}
     try:
         while following:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
@@ -67,36 +68,39 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._chunks = chunks
         self._keep_alive_s = keep_alive_s
+        self._spoke_s = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The response as ASGI."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        gone = asyncio.ensure_future(_disconnected(receive))
-        following: asyncio.Future[bytes | None] = asyncio.ensure_future(_next(self._chunks))
+        self._spoke_s = time.monotonic()
+        # Three tasks a response, and none a chunk: chunks are many.
+        said = asyncio.ensure_future(self._say(send))
+        others = asyncio.ensure_future(self._break_silence(send)), asyncio.ensure_future(_disconnected(receive))
         try:
-            while True:
-                waits: set[asyncio.Future[Any]] = {following, gone}
-                await asyncio.wait(waits, timeout=self._keep_alive_s, return_when=asyncio.FIRST_COMPLETED)
-                if gone.done():
-                    return
-                if not following.done():
-                    await _send(send, KEEP_ALIVE)
-                    continue
-                chunk = following.result()
-                if chunk is None:
-                    await _send(send, b"", more=False)
-                    return
-                await _send(send, chunk)
-                following = asyncio.ensure_future(_next(self._chunks))
+            await asyncio.wait({said, *others}, return_when=asyncio.FIRST_COMPLETED)
+            if said.done():
+                said.result()
         finally:
-            following.cancel()
-            gone.cancel()
-            await asyncio.gather(following, gone, return_exceptions=True)
+            for task in (said, *others):
+                task.cancel()
+            await asyncio.gather(said, *others, return_exceptions=True)
             await self._chunks.aclose()
 
+    async def _say(self, send: Send) -> None:
+        async for chunk in self._chunks:
+            self._spoke_s = time.monotonic()
+            await _send(send, chunk)
+        await _send(send, b"", more=False)
 
-async def _next(chunks: AsyncGenerator[bytes]) -> bytes | None:
-    return await anext(chunks, None)
+    async def _break_silence(self, send: Send) -> None:
+        while True:
+            left_s = self._spoke_s + self._keep_alive_s - time.monotonic()
+            if left_s > 0:
+                await asyncio.sleep(left_s)
+            else:
+                self._spoke_s = time.monotonic()
+                await _send(send, KEEP_ALIVE)
 
 
 def _send(send: Send, body: bytes, *, more: bool = True) -> Awaitable[None]:

@@ -14,12 +14,12 @@ __all__ = ["ClientLeft", "JsonReply", "json_bytes", "unless_client_leaves"]
 
 T = TypeVar("T")
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
 
 def json_bytes(value: Any) -> bytes:
     """`value` as JSON in UTF-8. Half a surrogate pair, which models and clients can write, becomes `?`."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(
-        "utf-8", "replace"
-    )
+    return _ENCODER.encode(value).encode("utf-8", "replace")
 
 
 class JsonReply(JSONResponse):
