@@ -122,7 +122,7 @@ async def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
 async def test_a_request_ends_on_the_model_that_it_began_with() -> None:
     models, _ = make("a", "b", aliases={"default": "a", "fast": "b"})
     async with models.lease("default") as first:
-        models.switch({"default": "b", "fast": "a"})
+        await models.switch({"default": "b", "fast": "a"})
         assert first.name == "a"
         async with models.lease("default") as second, models.lease("fast") as third:
             assert (second.name, third.name) == ("b", "a")
@@ -134,12 +134,12 @@ async def test_a_switch_is_whole_or_not_at_all() -> None:
     models, _ = make("a", "b", aliases={"default": "a"})
     for changes in [{"default": "b", "x": "nowhere"}, {"default": "b", "a": "b"}, {"default": "b", "": "a"}]:
         with pytest.raises(ApiError) as caught:
-            models.switch(changes)
+            await models.switch(changes)
         assert caught.value.status == 400
         assert models.aliases == {"default": "a"}
     with pytest.raises(ApiError):
-        models.switch({"x": "default"})
-    models.switch({"default": None, "x": "b"})
+        await models.switch({"x": "default"})
+    await models.switch({"default": None, "x": "b"})
     assert models.aliases == {"x": "b"}
 
 
@@ -191,7 +191,7 @@ async def test_what_an_alias_stands_for_is_not_removed() -> None:
     models, _ = make("a", "b", aliases={"default": "a"})
     error = await refused(models.remove("a"))
     assert (error.status, error.message) == (409, "'a' is what default stands for: switch the alias first")
-    models.switch({"default": "b"})
+    await models.switch({"default": "b"})
     await models.remove("a")
 
 
@@ -216,7 +216,7 @@ async def test_models_are_added_while_others_run() -> None:
     adding = asyncio.create_task(refused(models.add(config("broken"))))
     await asyncio.sleep(0.05)
     with pytest.raises(ApiError, match="early = 'broken': it is still being loaded"):
-        models.switch({"early": "broken"})
+        await models.switch({"early": "broken"})
     loader.gate.set()
     error = await adding
     assert error.message == "the model broken could not be loaded: broken.gguf: is truncated", "for operators"

@@ -1,6 +1,6 @@
 """The operator's API under /admin: models, aliases, keys, usage, live throughput. It asks for an admin's key.
 
-What is changed here lasts until the server ends; keys and usage are in the database.
+What is changed here is kept in the database and lasts: see `changes` for models and aliases.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from mohist.config import from_dict
 from mohist.errors import ConfigError
 from mohist.serve.access import Role
+from mohist.serve.changes import Change, Changes
 from mohist.serve.database import Database
 from mohist.serve.errors import ApiError, invalid
 from mohist.serve.keys import KeyRing, Keys
@@ -53,6 +54,8 @@ class AllModels(BaseModel):
 
     models: list[ModelState]
     aliases: dict[str, str]
+    changes: list[Change]
+    """Where the config says otherwise."""
 
 
 class NewKey(BaseModel):
@@ -87,7 +90,12 @@ class MadeKey(BaseModel):
 
 
 def routes(
-    models: Models, keys: Keys, ring: KeyRing, database: Database, throughput: Throughput
+    models: Models,
+    changes: Changes,
+    keys: Keys,
+    ring: KeyRing,
+    database: Database,
+    throughput: Throughput,
 ) -> APIRouter:
     """All routes under /admin."""
     router = APIRouter(
@@ -106,7 +114,7 @@ def routes(
             }.items()
         },
     )
-    _model_routes(router, models)
+    _model_routes(router, models, changes)
     _key_routes(router, keys, ring)
 
     @router.get("/usage")
@@ -129,28 +137,28 @@ def routes(
     return router
 
 
-def _model_routes(router: APIRouter, models: Models) -> None:
+def _model_routes(router: APIRouter, models: Models, changes: Changes) -> None:
     """Models come and go, and aliases are switched, while requests run."""
     conflict: dict[int | str, dict[str, Any]] = {
         409: {"model": ErrorBody, "description": "The name is in use"}
     }
-    unloaded: dict[int | str, dict[str, Any]] = {
-        503: {"model": ErrorBody, "description": "It cannot be loaded"}
+    not_done: dict[int | str, dict[str, Any]] = {
+        503: {"model": ErrorBody, "description": "It cannot be loaded, or the change cannot be kept"}
     }
     unknown: dict[int | str, dict[str, Any]] = {404: {"model": ErrorBody, "description": "No such model"}}
 
     @router.get("/models")
     async def all_models() -> AllModels:
-        """Every model with its state, and what the aliases stand for."""
-        return AllModels(models=models.states(), aliases=dict(models.aliases))
+        """Every model with its state, what the aliases stand for, and where the config says otherwise."""
+        return AllModels(models=models.states(), aliases=dict(models.aliases), changes=changes.all)
 
-    @router.post("/models", status_code=201, responses=conflict | unloaded)
+    @router.post("/models", status_code=201, responses=conflict | not_done)
     async def load(new: NewModel) -> ModelState:
         """Load a further model. Answers when it is ready, which may take minutes."""
         await models.add(new)
         return models.state(new.called)
 
-    @router.delete("/models/{name:path}", status_code=204, responses=conflict | unknown)
+    @router.delete("/models/{name:path}", status_code=204, responses=conflict | unknown | not_done)
     async def unload(name: str) -> None:
         """Take a model away. New requests do not find it from now on; answers when its last one has ended."""
         await models.remove(name)
@@ -160,13 +168,13 @@ def _model_routes(router: APIRouter, models: Models) -> None:
         """What every alias stands for."""
         return dict(models.aliases)
 
-    @router.put("/aliases")
-    async def switch(changes: dict[str, str | None]) -> dict[str, str]:
+    @router.put("/aliases", responses=not_done)
+    async def switch(wanted: dict[str, str | None]) -> dict[str, str]:
         """Let aliases stand for other models, all at once or none; null takes one away.
 
         Requests that run end on the model that they began with.
         """
-        models.switch(changes)
+        await models.switch(wanted)
         return dict(models.aliases)
 
 

@@ -1,9 +1,9 @@
-"""Where keys and usage are kept: one schema in SQLite (a file, the default) or Postgres (by URL).
+"""Where a server keeps keys, usage and changes: in SQLite (a file, the default) or Postgres (by URL).
 
-Both go through SQLAlchemy Core, and every query here and in `keys` and `usage` is written once for both. The
-schema grows by `MIGRATIONS`: the table `schema_version` says how many of them a database has seen, and
-`Database.open` applies the rest. Times are milliseconds since 1970 (UTC), money is in 10**-9 of a currency
-unit: whole numbers, so that the two databases add up to equal results.
+Both have one schema and go through SQLAlchemy Core; every query here and in `keys`, `usage` and `changes` is
+written once for both. The schema grows by `MIGRATIONS`: the table `schema_version` says how many of them a
+database has seen, and `Database.open` applies the rest. Times are milliseconds since 1970 (UTC), money is in
+10**-9 of a currency unit: whole numbers, so that the two databases add up to equal results.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from mohist.errors import ConfigError
 
-__all__ = ["MIGRATIONS", "Database", "data_folder", "keys", "metadata", "usage"]
+__all__ = ["MIGRATIONS", "Database", "changes", "data_folder", "keys", "metadata", "usage"]
 
 metadata = MetaData()
 
@@ -72,6 +72,18 @@ usage = Table(
 )
 """One row for each finished choice. `key_id` is empty where the server asks for no keys."""
 
+changes = Table(
+    "changes",
+    metadata,
+    Column("server", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("configured", Text),
+    Column("changed", Text),
+    Column("at_ms", BigInteger, nullable=False),
+)
+"""Models and aliases that the admin API changed: see `changes.py`."""
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE keys (
@@ -86,6 +98,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             cached_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL,
             reasoning_tokens BIGINT NOT NULL, cost_nano BIGINT NOT NULL, currency TEXT NOT NULL)""",
         "CREATE INDEX usage_by_time ON usage (at_ms)",
+    ),
+    (
+        """CREATE TABLE changes (
+            server TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, configured TEXT, changed TEXT,
+            at_ms BIGINT NOT NULL, PRIMARY KEY (server, kind, name))""",
     ),
 )
 """Entry i holds the statements, in SQL that both databases read, that lead from version i to i + 1."""

@@ -18,7 +18,7 @@ from mohist.serve.local import LocalModel
 from mohist.weights.checkpoint import open_checkpoint
 from mohist.weights.source import resolve
 
-__all__ = ["LOADER", "Loader", "ModelConfig", "read_aliases"]
+__all__ = ["LOADER", "MOST_NAME_CHARS", "Loader", "ModelConfig", "read_aliases"]
 
 MOST_NAME_CHARS = 200
 CACHE_BYTES_PER_VALUE = 4

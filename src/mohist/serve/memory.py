@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 from mohist.cost import Prices
 from mohist.errors import ConfigError, MohistError
@@ -37,6 +38,8 @@ class Entry:
         self.loading: asyncio.Task[Backend] | None = None
         self.error: str | None = None
         """Why it could not be loaded the last time, if it could not."""
+        self.restored = False
+        """Whether the admin API brought it before this start."""
         self.coming = False
         """Whether it is being added, and may turn out not to be there."""
         self.users = 0
@@ -44,6 +47,21 @@ class Entry:
         self.memory_bytes = 0
         self.unused = asyncio.Event()
         self.unused.set()
+
+
+@contextmanager
+def _noted(entry: Entry) -> Generator[None]:
+    """Log why a model cannot be loaded, and show it to operators."""
+    try:
+        yield
+    except ApiError:
+        raise  # there is no room now, which says nothing about the model
+    except Exception as error:
+        known = isinstance(error, MohistError)
+        entry.error = str(error) if known else f"{type(error).__name__}: the server's log says where"
+        extra = {"model": entry.name, "reason": entry.error}
+        _log.error("a model could not be loaded", extra=extra, exc_info=None if known else error)
+        raise
 
 
 class Memory:
@@ -77,7 +95,11 @@ class Memory:
     async def load_at_start(self, entry: Entry) -> None:
         """Load what is wanted from the start, unless others would have to make room. Raises MohistError."""
         config = entry.config
-        if config is not None and config.at_start and not await self._would_unload(config):
+        if config is None or not config.at_start:
+            return
+        with _noted(entry):
+            would_unload = await self._would_unload(config)
+        if not would_unload:
             await self._bring_in(entry)
 
     async def unload_idle(self) -> None:
@@ -108,14 +130,10 @@ class Memory:
         assert config is not None, f"{entry.name} is not of this machine"
         async with self._loads:
             start_s = time.monotonic()
-            try:
+            with _noted(entry):
                 needed = await asyncio.to_thread(self._loader.memory_bytes, config)
                 await self._make_room(entry.name, needed)
                 entry.backend = await asyncio.to_thread(self._loader.load, config)
-            except MohistError as error:
-                entry.error = str(error)
-                _log.error("a model could not be loaded", extra={"model": entry.name, "reason": entry.error})
-                raise
             entry.error = None
             entry.memory_bytes = needed
             self._loaded.append(entry)

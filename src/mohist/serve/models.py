@@ -1,9 +1,8 @@
-"""The models of a server by name and behind aliases: who asks for which, and how they come and go.
+"""The models of a server: who uses which, and how they come and go.
 
 A request takes a *lease*: the name is looked up once, in that moment, and the request ends on the model that
-it began with. An alias is switched by replacing the whole table of aliases in one assignment, so that every
-request sees either the old table or the new one. What is leased is never unloaded. Which models are in memory
-is the business of `memory`. Everything here runs on the event loop.
+it began with. What is leased is never unloaded. Names and aliases are in `registry`, what is in memory is in
+`memory`. Everything here runs on the event loop.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from mohist.cost import Prices
 from mohist.errors import ConfigError
@@ -21,9 +20,10 @@ from mohist.serve.backend import Backend
 from mohist.serve.errors import ApiError, invalid
 from mohist.serve.loading import LOADER, Loader, ModelConfig
 from mohist.serve.memory import Entry, Memory
+from mohist.serve.registry import Registry
 from mohist.serve.upstream import Upstream
 
-__all__ = ["ModelState", "Models"]
+__all__ = ["Journal", "ModelState", "Models"]
 
 
 State = Literal["loaded", "loading", "failed", "not loaded", "leaving"]
@@ -49,6 +49,19 @@ class ModelState:
     """Why it could not be loaded when that was last tried."""
 
 
+class Journal(Protocol):
+    """Where changes are written down, so that they outlive the server."""
+
+    async def keep(
+        self,
+        *,
+        models: Mapping[str, ModelConfig | None] | None = None,
+        aliases: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """Write down changes that are about to be made, all or none. Raises ApiError: make none."""
+        ...
+
+
 class Models:
     """All models of a server."""
 
@@ -61,44 +74,49 @@ class Models:
         loader: Loader = LOADER,
         budget_bytes: int | None = None,
         idle_s: float | None = None,
+        journal: Journal | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Models of this machine, which are loaded when they are asked for, and those of other servers.
 
         Loaded models together need at most `budget_bytes`: those unused for longest make room. A model
-        unused for `idle_s` is unloaded by `unload_idle`. Raises ConfigError: names or aliases that clash.
+        unused for `idle_s` is unloaded by `unload_idle`. Changes are written to the `journal` before they are
+        made. Raises ConfigError: names or aliases that clash.
         """
         self._memory = Memory(loader, budget_bytes=budget_bytes, idle_s=idle_s, clock=clock)
         self._clock = clock
-        self._entries: dict[str, Entry] = {}
+        self._journal = journal
+        self._changing = asyncio.Lock()
+        """Held from the look at what is there to the change of it."""
+        self._registry = Registry()
         self._leaving: list[Entry] = []
         """Models that no new request finds, while their last requests end."""
-        self._aliases: Mapping[str, str] = {}
         for config in configs:
-            self._add(Entry(config.called, None, config, config.prices))
+            self._registry.add(self._entry(config))
         for upstream in upstreams:
-            self._add(Entry(upstream.name, upstream, None, upstream.prices))
-        self._aliases = self._checked(aliases or {})
+            self._registry.add(Entry(upstream.name, upstream, None, upstream.prices))
+        self._registry.aliases = self._registry.checked(aliases or {})
 
     @property
     def names(self) -> list[str]:
         """All names that may be asked for: aliases first."""
-        adapted = [f"{one.name}:{adapter}" for one in self._entries.values() for adapter in one.adapters]
-        return [*self._aliases, *self._entries, *adapted]
+        return self._registry.names
 
     def adapter(self, name: str) -> str | None:
         """The adapter that a name or alias asks for beside its model; None: the model as it is."""
-        return self._find(name)[1]
+        return self._registry.find(name)[1]
 
     @property
     def aliases(self) -> Mapping[str, str]:
         """What every alias stands for."""
-        return self._aliases
+        return self._registry.aliases
 
     @property
     def loaded(self) -> dict[str, Backend]:
         """What is in memory, by name."""
-        return {name: entry.backend for name, entry in self._entries.items() if entry.backend is not None}
+        return {
+            name: entry.backend for name, entry in self._registry.entries.items() if entry.backend is not None
+        }
 
     def states(self) -> list[ModelState]:
         """Every model at this moment."""
@@ -111,12 +129,12 @@ class Models:
 
     def state(self, name: str) -> ModelState:
         """One model at this moment."""
-        return self._state(self._entries[name])
+        return self._state(self._registry.entries[name])
 
     @asynccontextmanager
     async def lease(self, name: str) -> AsyncGenerator[Backend]:
         """The model behind a name or alias, for one request; loaded first if need be. Raises ApiError."""
-        entry, _ = self._find(name)
+        entry, _ = self._registry.find(name)
         if entry is None:
             names = ", ".join(self.names)
             message = f"The supported API model names are {names}, but you passed {name}."
@@ -131,34 +149,47 @@ class Models:
             if not entry.users:
                 entry.unused.set()
 
-    def _find(self, name: str) -> tuple[Entry | None, str | None]:
-        """The model behind a name or alias, and the adapter that it names; None for what is unknown."""
-        target = self._aliases.get(name, name)
-        if target in self._entries:
-            return self._entries[target], None
-        model, _, adapter = target.rpartition(":")
-        entry = self._entries.get(model)
-        return (entry, adapter) if entry is not None and adapter in entry.adapters else (None, None)
-
     async def start(self) -> None:
         """Load what is wanted at the start, as far as memory allows. Raises MohistError."""
-        for entry in list(self._entries.values()):
-            await self._memory.load_at_start(entry)
+        for entry in list(self._registry.entries.values()):
+            try:
+                await self._memory.load_at_start(entry)
+            except Exception:
+                if not entry.restored:
+                    raise
+                # It was logged and is shown; who changed it is not there to mend it, and others are needed.
+
+    def restore_model(self, name: str, config: ModelConfig | None) -> None:
+        """Before the start: have another model under a name, or none. Raises ApiError, ConfigError."""
+        if config is None:
+            del self._registry.entries[self._registry.removable(name).name]
+            return
+        entry = self._entry(config)
+        entry.restored = True
+        self._registry.replace(name, entry)
+
+    def restore_alias(self, alias: str, target: str | None) -> None:
+        """Before the start: let an alias stand for a model, or for none. Raises ApiError."""
+        self._registry.aliases = self._registry.switched({alias: target})
 
     async def add(self, config: ModelConfig) -> None:
         """Take a further model in and load it. Raises ApiError, and then there is no such model."""
-        entry = Entry(config.called, None, config, config.prices)
-        try:
-            self._add(entry)
-        except ConfigError as error:
-            raise ApiError(409, str(error), param="name", code="name_taken") from error
+        entry = self._entry(config)
         entry.coming = True
+        async with self._changing:
+            try:
+                self._registry.add(entry)
+            except ConfigError as error:
+                raise ApiError(409, str(error), param="name", code="name_taken") from error
         try:
             async with self.lease(entry.name):
                 pass
-            if self._entries.get(entry.name) is not entry:
-                raise ApiError(409, f"{entry.name!r} was taken away while it was loaded", param="name")
-            entry.coming = False
+            async with self._changing:
+                if self._registry.entries.get(entry.name) is not entry:
+                    raise ApiError(409, f"{entry.name!r} was taken away while it was loaded", param="name")
+                if self._journal is not None:
+                    await self._journal.keep(models={entry.name: config})
+                entry.coming = False
         except Exception as error:
             self._take_out(entry)
             await self._let_go(entry)
@@ -175,24 +206,21 @@ class Models:
 
         Raises ApiError: there is no such model, or an alias stands for it.
         """
-        entry = self._entries.get(name)
-        if entry is None:
-            raise ApiError(404, f"{name!r}: no such model", param="name", code="model_not_found")
-        pointing = [alias for alias in self._aliases if self._find(alias)[0] is entry]
-        if pointing:
-            message = f"{name!r} is what {', '.join(pointing)} stands for: switch the alias first"
-            raise ApiError(409, message, param="name", code="alias_in_use")
-        self._take_out(entry)
+        async with self._changing:
+            entry = self._registry.removable(name)
+            if self._journal is not None:
+                await self._journal.keep(models={name: None})
+            self._take_out(entry)
         await self._let_go(entry)
 
-    def switch(self, changes: Mapping[str, str | None]) -> None:
+    async def switch(self, changes: Mapping[str, str | None]) -> None:
         """Let aliases stand for other models, all at once; None takes an alias away. Raises ApiError."""
-        table = {**self._aliases, **changes}
-        try:
-            checked = self._checked({alias: target for alias, target in table.items() if target is not None})
-        except ConfigError as error:
-            raise invalid(str(error), "aliases") from error
-        self._aliases = checked
+        async with self._changing:
+            table = self._registry.switched(changes)
+            if self._journal is not None:
+                new = {alias: to for alias, to in changes.items() if self.aliases.get(alias) != to}
+                await self._journal.keep(aliases=new)
+            self._registry.aliases = table
 
     async def unload_idle(self) -> None:
         """Unload what nobody has used for `idle_s`. To be called now and then."""
@@ -206,18 +234,17 @@ class Models:
             await self._memory.unload(entry)
 
     def _all(self) -> list[Entry]:
-        return [*self._entries.values(), *self._leaving]
+        return [*self._registry.entries.values(), *self._leaving]
 
-    def _add(self, entry: Entry) -> None:
-        if not entry.name or entry.name in self._entries or entry.name in self._aliases:
-            raise ConfigError(f"models: the name {entry.name!r} is empty or taken: choose another")
-        self._entries[entry.name] = entry
+    def _entry(self, config: ModelConfig) -> Entry:
+        entry = Entry(config.called, None, config, config.prices)
         entry.used_s = self._clock()
+        return entry
 
     def _take_out(self, entry: Entry) -> None:
         """Let no request find a model any more."""
-        if self._entries.get(entry.name) is entry:
-            del self._entries[entry.name]
+        if self._registry.entries.get(entry.name) is entry:
+            del self._registry.entries[entry.name]
             self._leaving.append(entry)
 
     async def _let_go(self, entry: Entry) -> None:
@@ -226,18 +253,6 @@ class Models:
         await self._memory.unload(entry)
         if entry in self._leaving:
             self._leaving.remove(entry)
-
-    def _checked(self, aliases: Mapping[str, str]) -> Mapping[str, str]:
-        for alias, target in aliases.items():
-            if alias in self._entries or not alias:
-                raise ConfigError(f"aliases: {alias!r} is the name of a model: choose another alias")
-            entry, _ = self._find(target)
-            if entry is None or target in self._aliases:
-                known = ", ".join(self.names)
-                raise ConfigError(f"aliases: {alias} = {target!r}: no such model; known: {known}")
-            if entry.coming:
-                raise ConfigError(f"aliases: {alias} = {target!r}: it is still being loaded: wait for it")
-        return dict(aliases)
 
     def _state(self, entry: Entry) -> ModelState:
         states: dict[State, object] = {
@@ -253,7 +268,7 @@ class Models:
             idle_s=0.0 if entry.users else self._clock() - entry.used_s,
             memory_bytes=entry.memory_bytes,
             source="" if entry.config is None else entry.config.source,
-            aliases=tuple(alias for alias in self._aliases if self._find(alias)[0] is entry),
+            aliases=self._registry.aliases_of(entry),
             settings=entry.config,
             error=entry.error,
         )

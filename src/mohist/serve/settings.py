@@ -16,6 +16,8 @@ __all__ = ["LimitsConfig", "MemoryConfig", "ServeConfig", "ServerConfig"]
 class ServerConfig:
     """Where the server listens and how it ends."""
 
+    name: str = ""
+    """Whose changes by the admin API are whose: servers that share a database need a name each."""
     host: str = "127.0.0.1"
     """The address to bind. Any other than this machine's own asks every request for an API key."""
     port: int = 8000
@@ -94,6 +96,6 @@ class ServeConfig:
     """`[[upstreams]]` in the file: models of other servers."""
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     data: Path | None = None
-    """The folder for keys and usage; none: mohist in the user's data folder (XDG)."""
+    """The folder for keys, usage and changes; none: mohist in the user's data folder (XDG)."""
     database: str = ""
-    """postgresql://USER@HOST/NAME, for keys and usage; empty: mohist.db in the folder."""
+    """postgresql://USER@HOST/NAME, in the place of mohist.db in the folder."""

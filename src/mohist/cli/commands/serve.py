@@ -26,9 +26,15 @@ EXAMPLES = """\
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    parser.usage = f"{parser.prog} [[NAME=]MODEL]... [--config FILE.toml] [--section.field VALUE]... [--keys]"
+    settings = "[--config FILE.toml] [--section.field VALUE]... [--forget-changes] [--keys]"
+    parser.usage = f"{parser.prog} [[NAME=]MODEL]... {settings}"
     parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file; see docs/serve.md")
     parser.add_argument("--keys", action="store_true", help="list every key of the config, and stop")
+    parser.add_argument(
+        "--forget-changes",
+        action="store_true",
+        help="drop what the admin API changed about models and aliases: the config alone counts",
+    )
     parser.set_defaults(overrides=[])
 
 
@@ -54,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     given = tuple(ModelConfig(name=name, source=source) for name, source in map(named, sources))
     models = (*given, *config.models) or (ModelConfig(source=options.DEFAULT_MODEL),)
     configure_logs(sys.stderr)
-    serve(dataclasses.replace(config, models=models))
+    serve(dataclasses.replace(config, models=models), forget_changes=args.forget_changes)
     return 0
 
 
