@@ -33,7 +33,7 @@ __all__ = ["REPEATS", "run"]
 
 REPEATS = 3
 CLIENTS = (1, 8, 32)
-PROMPT_TOKENS, NEW_TOKENS = 32, 128
+PROMPT_TOKENS, NEW_TOKENS = 32, 96
 START_S = 120
 OURS, THEIRS, BARE = "Mohist's server", "llama.cpp's server", "Mohist's engine"
 
@@ -165,7 +165,7 @@ class Texts:
     def __init__(self, path: str, threads: int) -> None:
         from mohist.llm import LLM
 
-        self._llm = LLM.load(path, threads=threads, speculate="lookup")
+        self._llm = LLM.load(path, threads=threads)
 
     def prompts(self, count: int, seed: int) -> list[str]:
         """Texts of about PROMPT_TOKENS tokens."""
@@ -187,7 +187,7 @@ def mohist_server(path: str, threads: int) -> Generator[tuple[str, subprocess.Po
     """`mohist serve` with one model."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "serve.toml"
-        config.write_text(f'[[models]]\nsource = "{path}"\nthreads = {threads}\n')
+        config.write_text(f'[[models]]\nsource = "{path}"\nthreads = {threads}\nspeculate = "off"\n')
         command = ["-m", "mohist", "serve", "--config", str(config), "--data", folder]
         with started(lambda port: [*command, "--server.port", str(port)], "/health/live") as server:
             yield server
