@@ -26,7 +26,7 @@ pytestmark = pytest.mark.parity
 VARIANTS = [
     *("llama", "llama-linear-bias", "qwen2", "qwen3", "deepseek_v2", "deepseek_v2-lite", "deepseek_v3"),
     *("qwen3_moe", "minimax_m2", "glm4_moe", "smollm3", "deepseek", "glm4", "ministral3", "seed_oss"),
-    "gpt_oss",
+    *("gpt_oss", "deepseek_v32", "minimax"),
 ]
 
 
@@ -95,6 +95,8 @@ def test_norms_of_gemma_are_rounded_once(tmp_path: Path, monkeypatch: pytest.Mon
         ("gpt_oss", "swiglu_limit = 0.2: a GGUF file of gpt-oss always has 7.0"),
         ("gpt_oss-plain", "attention_bias = False: a GGUF file of gpt-oss always has True"),
         ("gemma3_text", "query_pre_attn_scalar = 24: llama.cpp always has 32 in this gemma3"),
+        ("deepseek_v32", "index_head_dim = 24: llama.cpp needs a power of two, from 64 on"),
+        ("minimax", "llama.cpp has one alpha for all"),
         ("mistral-sliding", "window = 7: llama.cpp has no sliding attention"),
     ],
 )

@@ -55,6 +55,8 @@ def logits(decoder: Decoder) -> torch.Tensor:
         ("seed_oss", False),
         ("gpt_oss", False),
         ("gemma3_text", False),
+        ("deepseek_v32", True),
+        ("minimax", False),
     ],
 )
 def test_the_same_model_from_both_files(

@@ -20,6 +20,7 @@ from mohist.model.load import load_decoder
 from mohist.weights.checkpoint import open_checkpoint
 from mohist.weights.gguf_writer import write_gguf_stream
 from tests.model import tiny
+from tests.model.test_minimax import NAMES, published
 
 pytestmark = pytest.mark.parity
 
@@ -57,7 +58,10 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "seed_oss": {},
     "gpt_oss": tiny.GGUF["gpt_oss"] | {"rope_parameters": {"rope_type": "default", "rope_theta": 150_000.0}},
     "gemma3_text": tiny.GGUF["gemma3_text"],
+    "minimax": tiny.GGUF["minimax"]
+    | {"rms_norm_eps": 1e-6, "layer_types": ["linear_attention", "full_attention", "full_attention"]},
     "deepseek_v3": {},
+    "deepseek_v32": tiny.GGUF["deepseek_v32"],
     "deepseek_v2": {"topk_method": "greedy", **_ONE_GROUP},
     "deepseek_v2-lite": {"num_hidden_layers": 27},  # by which llama.cpp knows it
 }
@@ -75,9 +79,15 @@ def written(
     # GGUF keeps one of the two mscales: it takes them to be equal, as they are in every release.
     monkeypatch.setitem(tiny.YARN_ROPE, "mscale", tiny.YARN_ROPE["mscale_all_dim"])
     tiny.write(variant, place / "hf", **changes)
-    source, path = open_checkpoint(place / "hf"), place / "model.gguf"
+    return converted(place / "hf", place / "model.gguf")
+
+
+def converted(folder: Path, path: Path) -> tuple[Decoder, Path]:
+    """The model in a folder, and the GGUF file that we write of it."""
+    source = open_checkpoint(folder)
     conversion = Conversion(source, kind="gguf", format=None)
-    write_gguf_stream(path, conversion.gguf_metadata() | _VOCABULARY, conversion.infos, conversion.tensors())
+    metadata = conversion.gguf_metadata() | _VOCABULARY
+    write_gguf_stream(path, metadata, conversion.infos, conversion.tensors())
     return load_decoder(source, TorchOps()), path
 
 
@@ -134,3 +144,19 @@ def test_llama_cpp_truncates_the_ramp_of_gpt_oss(tmp_path: Path, monkeypatch: py
     tiny.write("gpt_oss", tmp_path / "whole", **changes, rope_parameters=rope | {"truncate": True})
     whole = load_decoder(open_checkpoint(tmp_path / "whole"), TorchOps())
     assert tiny.relative(logits, ours(whole)) < LIMIT
+
+
+def test_llama_cpp_turns_half_a_head_of_minimax_as_we_do(tmp_path: Path) -> None:
+    """As published, which transformers' class cannot say."""
+    changes = WRITTEN["minimax"]
+    factors = {f"layernorm_{part}_alpha": 3.5 for part in NAMES.values()}
+    factors |= {f"layernorm_{part}_beta": 1.0 for part in NAMES.values()}
+    folder = published(
+        tmp_path / "hf",
+        **factors,
+        rms_norm_eps=changes["rms_norm_eps"],
+        attn_type_list=[0, 1, 0],
+        rotary_dim=12,
+    )
+    decoder, path = converted(folder, tmp_path / "model.gguf")
+    assert tiny.relative(theirs(path), ours(decoder)) < 1e-3  # the last layer's decay has other last digits

@@ -201,6 +201,14 @@ def configs() -> dict[str, Callable[[], Any]]:
 GGUF: dict[str, dict[str, Any]] = {
     "gpt_oss": {"swiglu_limit": 7.0},
     "gemma3_text": {"query_pre_attn_scalar": _GEMMA3["head_dim"]},
+    "minimax": {
+        **dict.fromkeys(("full_attn_alpha_factor", "linear_attn_alpha_factor", "mlp_alpha_factor"), 3.5),
+        **dict.fromkeys(("full_attn_beta_factor", "linear_attn_beta_factor", "mlp_beta_factor"), 1.0),
+    },
+    "deepseek_v32": {
+        "index_head_dim": 64,
+        "rope_parameters": YARN_ROPE | {"mscale": 1.0, "mscale_all_dim": 1.0},
+    },
 }
 """What must be otherwise in a variant, so that a GGUF file can hold it."""
 

@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.model import tiny
+
 gguf = pytest.importorskip("gguf")
 
 _ARCHITECTURES = {
@@ -32,6 +34,23 @@ _ARCHITECTURES = {
     "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
 }
+_LATER = {
+    "deepseek_v32": ("deepseek32", gguf.MODEL_ARCH.DEEPSEEK2),
+    "minimax": ("minimax-01", gguf.MODEL_ARCH.MINIMAXM2),
+}
+"""Architectures that the package does not know yet, and whose names for tensors they share, ..."""
+_LATER_NAMES = {
+    "self_attn.indexer.wq_b": "indexer.attn_q_b",
+    "self_attn.indexer.wk": "indexer.attn_k",
+    "self_attn.indexer.k_norm": "indexer.k_norm",
+    "self_attn.indexer.weights_proj": "indexer.proj",
+    "self_attn.qkv_proj": "attn_qkv",
+    "self_attn.output_gate": "attn_gate",
+    "self_attn.norm": "attn_norm_2",
+    "mlp.gate.e_score_correction": "exp_probs_b",
+    "block_sparse_moe.e_score_correction": "exp_probs_b",
+}
+"""... except for these (llama.cpp's `tensor_mapping.py`)."""
 _INTERLEAVED = {"llama", "deepseek", "smollm3", "ministral3"}
 """Model types whose queries and keys the converter permutes."""
 
@@ -45,15 +64,18 @@ def convert(
         config = SimpleNamespace(
             **config, rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]}
         )
-    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[_ARCHITECTURES[config.model_type]])
+    known = _ARCHITECTURES.get(config.model_type)
+    name, like = (gguf.MODEL_ARCH_NAMES[known], known) if known else _LATER[config.model_type]
+    writer = gguf.GGUFWriter(path, name)
     _metadata(writer, config, split_kv_b=split_kv_b)
-    names = gguf.get_tensor_name_map(_ARCHITECTURES[config.model_type], config.num_hidden_layers)
-    tensors = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+    names = gguf.get_tensor_name_map(like, config.num_hidden_layers)
+    stored_tensors = load_file(folder / "model.safetensors")
+    tensors = {name: stored_tensors[name].float() for name in tiny.weights(stored_tensors)}
     for name, tensor in _converted(tensors, config, split_kv_b):
         stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if stored is None:
-            assert name.endswith("e_score_correction_bias"), name
-            stored = re.sub(r"model.layers.(\d+).*", r"blk.\1.exp_probs_b.bias", name)
+            layer, part, kind = re.fullmatch(r"model\.layers\.(\d+)\.(.*)[._](weight|bias)", name).groups()
+            stored = f"blk.{layer}.{_LATER_NAMES[part]}.{kind}"
         if quantized is None or tensor.dim() == 1:
             writer.add_tensor(stored, tensor.numpy())
         else:
@@ -159,6 +181,10 @@ def _metadata(writer: Any, config: Any, *, split_kv_b: bool) -> None:
         writer.add_rope_scaling_factor(rope["factor"])
     if rope["rope_type"] == "yarn":
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if config.model_type == "minimax":
+        recurrent = [kind == "linear_attention" for kind in config.layer_types]
+        writer.add_array(f"{_LATER['minimax'][0]}.attention.recurrent_layers", recurrent)
+        writer.add_residual_scale(config.mlp_alpha_factor)
     if config.model_type.startswith("deepseek_"):
         _deepseek_metadata(writer, config, split_kv_b=split_kv_b)
     else:
@@ -210,7 +236,12 @@ def _deepseek_metadata(writer: Any, config: Any, *, split_kv_b: bool) -> None:
     if config.q_lora_rank is not None:
         writer.add_expert_group_count(config.n_group)
         writer.add_expert_group_used_count(config.topk_group)
-    if config.model_type == "deepseek_v3":
+    if config.model_type == "deepseek_v32":
+        prefix = f"{_LATER['deepseek_v32'][0]}.attention.indexer"
+        writer.add_uint32(f"{prefix}.head_count", config.index_n_heads)
+        writer.add_uint32(f"{prefix}.key_length", config.index_head_dim)
+        writer.add_uint32(f"{prefix}.top_k", config.index_topk)
+    if config.model_type in ("deepseek_v3", "deepseek_v32"):
         writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
         writer.add_expert_weights_norm(config.norm_topk_prob)
     if config.rope_parameters["rope_type"] == "yarn":
