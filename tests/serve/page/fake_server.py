@@ -47,6 +47,7 @@ class FakeServer:
             "tiny": model("tiny", "tiny.gguf"),
         }
     )
+    changes: list[dict[str, Any]] = field(default_factory=list)
     aliases: dict[str, str] = field(default_factory=lambda: {"default": "thinker-7b"})
     keys: list[dict[str, Any]] = field(default_factory=list)
 
@@ -149,7 +150,7 @@ def admin(app: FastAPI, fake: FakeServer) -> None:
 
     @router.get("/models")
     def models() -> dict[str, Any]:
-        return {"models": list(fake.models.values()), "aliases": fake.aliases}
+        return {"models": list(fake.models.values()), "aliases": fake.aliases, "changes": fake.changes}
 
     @router.post("/models", status_code=201)
     def load(new: dict[str, Any]) -> Any:
@@ -216,7 +217,7 @@ def admin(app: FastAPI, fake: FakeServer) -> None:
 
 
 def model(name: str, source: str, *aliases: str) -> dict[str, Any]:
-    state = {"state": "loaded", "requests": 2, "idle_s": 0.0, "memory_bytes": 1_234_567_890}
+    state = {"state": "loaded", "requests": 2, "idle_s": 0.0, "memory_bytes": 1_234_567_890, "error": None}
     return {"name": name, "source": source, "aliases": list(aliases), **state}
 
 

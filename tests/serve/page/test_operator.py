@@ -47,6 +47,28 @@ def test_models_and_aliases(open_page: OpenPage, fake: FakeServer) -> None:
     assert tell(page.locator("[role=alert]")) == "missing: no such model"
 
 
+def test_what_is_not_as_the_config_says_is_shown(open_page: OpenPage, fake: FakeServer) -> None:
+    fake.models["tiny"] |= {"state": "failed", "error": "tiny.gguf: no such file or folder"}
+    at = {"at_ms": 1_790_000_000_000, "problem": None}
+    fake.changes = [
+        {"kind": "alias", "name": "default", "configured": "tiny", "changed": "thinker-7b", **at},
+        {"kind": "alias", "name": "fast", "configured": None, "changed": "tiny", **at},
+        {"kind": "model", "name": "tiny", "configured": None, "changed": 'source = "tiny.gguf"', **at},
+        {"kind": "model", "name": "old", "configured": "x", "changed": None, **at, "problem": "it is needed"},
+    ]
+    page = open_page("/#/admin")
+    page.wait_for_selector("text=4 changes since the config")
+    rows = page.locator("[aria-label='Changes since the config'] tbody tr")
+    cells = [[tell(cell) for cell in row.locator("td").all()] for row in rows.all()]
+    assert [(one[0].split(), one[1], one[3]) for one in cells] == [
+        (["default", "alias"], "stands for thinker-7b instead of tiny", "yes"),
+        (["fast", "alias"], "stands for tiny", "yes"),
+        (["tiny", "model"], "added", "yes"),
+        (["old", "model"], "taken away", "it is needed"),
+    ]
+    assert tell(page.locator("td:has-text('failed')")).split("\n")[-1] == "tiny.gguf: no such file or folder"
+
+
 def test_keys(open_page: OpenPage, fake: FakeServer) -> None:
     page = open_page("/#/admin")
     page.wait_for_selector("text=There are no keys.")

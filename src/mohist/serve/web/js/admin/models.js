@@ -3,6 +3,7 @@ import { post, put, remove } from "../api.js";
 import { bytes, number, t } from "../i18n.js";
 import { loadModels } from "../models.js";
 import { attempt } from "./load.js";
+import { Changes } from "./changes.js";
 import { Table } from "./table.js";
 
 /** Which models there are and what they are called; loading, unloading, switching aliases. */
@@ -14,7 +15,7 @@ export function Models({ data, reload }) {
   const columns = [
     [t("name"), (model) => html`<strong>${model.name}</strong><br /><small>${model.source}</small>`],
     [t("aliases"), (model) => model.aliases.join(", ")],
-    [t("state"), (model) => t(`state_${model.state.replace(" ", "_")}`)],
+    [t("state"), (model) => html`<${State} model=${model} />`],
     [t("requests"), (model) => number(model.requests), true],
     [t("memory"), (model) => (model.memory_bytes ? bytes(model.memory_bytes) : "–"), true],
     ["", (model) => html`<${Unload} model=${model} changed=${changed} />`],
@@ -22,11 +23,17 @@ export function Models({ data, reload }) {
   return html`<section aria-labelledby="models">
     <h2 id="models">${t("models")}</h2>
     <${Table} label=${t("models")} columns=${columns} rows=${data.models} name=${(model) => model.name} />
+    <${Changes} changes=${data.changes} />
     <div class="forms">
       <${Load} changed=${changed} />
       <${Switch} models=${data.models} aliases=${data.aliases} changed=${changed} />
     </div>
   </section>`;
+}
+
+function State({ model }) {
+  const words = t(`state_${model.state.replace(" ", "_")}`);
+  return model.error ? html`<span class="bad">${words}</span><br /><small>${model.error}</small>` : words;
 }
 
 function Unload({ model, changed }) {
