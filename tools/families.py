@@ -30,6 +30,7 @@ COLUMNS = {
     "gradients": "tests/model/test_families.py::test_gradients_match_transformers",
     "files": "tests/model/test_families.py::test_saving_and_loading_keeps_every_byte",
     "GGUF": "tests/model/test_gguf.py::test_the_same_model_from_both_files",
+    "llama.cpp": "tests/model/test_llama_cpp.py::test_llama_cpp_reads_what_we_write",
     "refusals": "tests/model/test_refusals.py",
     "exact": "tests/exact",
     "training": "tests/train/test_families.py",
@@ -48,6 +49,7 @@ in the tests does). Each family is compared with that, and must pass:
 - **gradients** of the loss, of every tensor.
 - **files**: what is saved and read back is the same, byte for byte.
 - **GGUF**: a file as llama.cpp's converter writes it gives the same model.
+- **llama.cpp** reads the GGUF file that we write of it, and computes the same logits.
 - **refusals**: fields and tensors that do not fit are named.
 - **exact**: batches, chunks, prefix hits, preemption, scoring and the training forward change no bit.
 - **training**: steps of SFT on all weights and on LoRA's make the loss smaller.

@@ -12,6 +12,7 @@ from mohist.errors import ModelError, WeightsError
 from mohist.kernels.twin import TorchOps
 from mohist.model.attend import PackedAttend
 from mohist.model.convert import Conversion, requantized
+from mohist.model.family import family_named
 from mohist.model.load import load_decoder
 from mohist.model.loss import measure_loss
 from mohist.model.save import save_decoder
@@ -189,6 +190,13 @@ def test_what_gguf_cannot_say_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(ModelError, match="rope_interleave = False"):
         to_gguf(open_checkpoint(tmp_path / "halves"), tmp_path / "model.gguf")
     assert not (tmp_path / "model.gguf").exists()
+
+
+def test_a_family_that_has_no_gguf_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = folder("glm4", tmp_path, monkeypatch, torch.float32)
+    monkeypatch.delattr(family_named("glm4"), "config_to_gguf")
+    with pytest.raises(ModelError, match=r"the glm4 family cannot be written as GGUF: keep its Hugging Face"):
+        Conversion(source, kind="gguf", format=None)
 
 
 def test_loss_of_a_model_against_itself_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "deepseek_v3": {},
     "deepseek_v32": tiny.GGUF["deepseek_v32"],
     "deepseek_v2": {"topk_method": "greedy", **_ONE_GROUP},
+    "deepseek_v3-gigachat3": {"num_hidden_layers": 26},
     "deepseek_v2-lite": {"num_hidden_layers": 27},  # by which llama.cpp knows it
 }
 """Variants that llama.cpp computes as transformers does, and what it needs to be otherwise in them."""

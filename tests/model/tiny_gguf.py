@@ -74,8 +74,9 @@ def convert(
     for name, tensor in _converted(tensors, config, split_kv_b):
         stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if stored is None:
-            layer, part, kind = re.fullmatch(r"model\.layers\.(\d+)\.(.*)[._](weight|bias)", name).groups()
-            stored = f"blk.{layer}.{_LATER_NAMES[part]}.{kind}"
+            match = re.fullmatch(r"model\.layers\.(\d+)\.(.*)[._](weight|bias)", name)
+            assert match is not None
+            stored = f"blk.{match[1]}.{_LATER_NAMES[match[2]]}.{match[3]}"
         if quantized is None or tensor.dim() == 1:
             writer.add_tensor(stored, tensor.numpy())
         else:

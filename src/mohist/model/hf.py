@@ -250,7 +250,7 @@ def shared(layers: tuple[Any, ...], *path: str) -> Any:
     """
     values = each(layers, *path)
     if any(value != values[0] for value in values):
-        raise ModelError(f"layers differ in {'.'.join(path)}: {values}: Hugging Face's config cannot say so")
+        raise ModelError(f"layers differ in {'.'.join(path)}: {values}: the file's config has one for all")
     return values[0]
 
 
