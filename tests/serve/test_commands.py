@@ -53,6 +53,17 @@ def test_a_key_is_made_listed_and_revoked(data: Path, capsys: pytest.CaptureFixt
     assert row.startswith(f"{principal.key_id}  Ann's laptop  admin")
     assert "5000" in row
 
+    words = ("keys", "limit", principal.key_id, "--tokens-per-minute", "none", "--requests-per-minute", "60")
+    status, out, _ = mohist(capsys, *words, *where)
+    assert (status, out.splitlines()[1].split()[-4:]) == (0, ["60", "-", "-", "no"])
+    for words, message in [
+        ((principal.key_id,), "no limit is named: --requests-per-minute"),
+        ((principal.key_id, "--concurrent-requests", "0"), "concurrent_requests = 0: at least 1"),
+        (("nobody", "--concurrent-requests", "2"), "'nobody': no valid key has this id"),
+    ]:
+        status, _, err = mohist(capsys, "keys", "limit", *words, *where)
+        assert (status, message in err) == (2, True)
+
     assert mohist(capsys, "keys", "revoke", principal.key_id, *where) == (0, "", "")
     status, _, err = mohist(capsys, "keys", "revoke", principal.key_id, *where)
     assert (status, err) == (

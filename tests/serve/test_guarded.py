@@ -176,6 +176,29 @@ def test_limits_are_answered_with_429_and_the_customary_headers(guarded: Live) -
     assert guarded.chat("hi", key=guarded.new_key()).status_code == 200, "another key is not concerned"
 
 
+def test_limits_are_changed_over_http_and_hold_at_once(guarded: Live) -> None:
+    admin = {"x-api-key": guarded.new_key(role="admin")}
+    made = guarded.client.post(
+        "/admin/keys", headers=admin, json={"name": "Ann", "requests_per_minute": 1}
+    ).json()
+    key, path = made["key"], f"/admin/keys/{made['info']['id']}"
+    assert [guarded.chat("hi", key=key).status_code for _ in range(2)] == [200, 429]
+    wider = guarded.client.patch(
+        path, headers=admin, json={"requests_per_minute": None, "tokens_per_minute": 900}
+    )
+    assert wider.status_code == 200
+    limits = {"requests_per_minute": None, "tokens_per_minute": 900, "concurrent_requests": None}
+    assert wider.json() == {**made["info"], "limits": limits}
+    answer = guarded.chat("hi", key=key)
+    assert answer.status_code == 200
+    assert answer.headers["x-ratelimit-limit-tokens"] == "900"
+    assert "x-ratelimit-limit-requests" not in answer.headers
+    for body in ({"requests_per_minute": 0}, {"requests": 5}, {"tokens_per_minute": "many"}, []):
+        assert guarded.client.patch(path, headers=admin, json=body).status_code == 400
+    assert guarded.client.patch(path, headers={"x-api-key": key}, json={}).status_code == 403
+    assert guarded.client.patch("/admin/keys/nobody", headers=admin, json={}).status_code == 404
+
+
 def test_requests_at_once_are_limited_and_counted_down_when_a_client_leaves(guarded: Live) -> None:
     key = guarded.new_key(limits=KeyLimits(concurrent_requests=1))
     body = {

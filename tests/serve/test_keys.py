@@ -92,6 +92,35 @@ def test_a_revoked_key_is_nobody_from_the_next_refresh_on(store: Keys) -> None:
     assert replace(kept, revoked_ms=None) == record
 
 
+def test_limits_of_a_key_change_one_by_one(store: Keys) -> None:
+    record, key = store.create("Ann", limits=KeyLimits(requests_per_minute=3, tokens_per_minute=1000))
+    store.create("Bob", limits=KeyLimits(requests_per_minute=9))
+    ring = KeyRing(store)
+    expected = KeyLimits(requests_per_minute=3, concurrent_requests=2)
+    changed = store.limit(record.id, {"tokens_per_minute": None, "concurrent_requests": 2})
+    assert changed == replace(record, limits=expected)
+    ring.refresh()
+    principal = ring.principal(key)
+    assert principal is not None
+    assert principal.limits == expected
+    assert store.limit(record.id, {}) == changed
+    assert store.all()[1].limits == KeyLimits(requests_per_minute=9), "no other key is concerned"
+    for changes, message in [
+        ({"tokens_per_minute": 5, "requests_per_minute": 0}, "requests_per_minute = 0: at least 1"),
+        (
+            {"name": 5},
+            "name: no such limit; known: requests_per_minute, tokens_per_minute, concurrent_requests",
+        ),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            store.limit(record.id, changes)
+    assert store.all()[0] == changed
+    assert store.limit("no such id", {"tokens_per_minute": 5}) is None
+    store.revoke(record.id)
+    assert store.limit(record.id, {"tokens_per_minute": 5}) is None
+    assert store.all()[0].limits == expected
+
+
 def test_known_and_unknown_keys_take_the_same_steps(store: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     """One digest and one comparison of 32 bytes in constant time, whatever is wrong with a key."""
     record, key = store.create("Ann")

@@ -99,6 +99,23 @@ def test_keys_do_not_share_and_no_limit_is_no_limit(limiter: Limiter) -> None:
     assert limiter.headers("c") == limiter.headers("never seen") == {}
 
 
+def test_limits_that_change_keep_the_share_that_is_left(limiter: Limiter, clock: Clock) -> None:
+    for _ in range(30):
+        limiter.enter("a", KeyLimits(requests_per_minute=40, tokens_per_minute=100))
+    limiter.charge("a", 200)
+    wider = KeyLimits(requests_per_minute=8, tokens_per_minute=1000)
+    assert refusal(limiter, wider).retry_after_s == 61, "a minute's debt is one whatever a minute holds"
+    assert limiter.headers("a")["x-ratelimit-remaining-requests"] == "2"
+    clock.now_s += 61
+    limiter.enter("a", wider)
+    most = KeyLimits(concurrent_requests=32)
+    limiter.enter("a", most)
+    assert limiter.headers("a") == {}
+    assert str(refusal(limiter, most)) == "this key may have 32 requests at once, and they are running"
+    limiter.enter("a", KeyLimits(requests_per_minute=5))
+    assert limiter.headers("a")["x-ratelimit-remaining-requests"] == "4"
+
+
 def test_the_customary_headers(limiter: Limiter, clock: Clock) -> None:
     limiter.enter("a", KeyLimits(requests_per_minute=10, tokens_per_minute=600))
     limiter.charge("a", 90)

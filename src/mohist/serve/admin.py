@@ -70,6 +70,15 @@ class NewKey(BaseModel):
     shares_cache: bool = False
 
 
+class NewLimits(BaseModel):
+    """Limits of a key that exists. Those that are left out stay; null is no limit."""
+
+    model_config = ConfigDict(extra="forbid")
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    concurrent_requests: Count | None = None
+
+
 class KeyInfo(BaseModel):
     """A key without its secret."""
 
@@ -179,7 +188,13 @@ def _model_routes(router: APIRouter, models: Models, changes: Changes) -> None:
 
 
 def _key_routes(router: APIRouter, keys: Keys, ring: KeyRing) -> None:
-    """Keys are made and revoked."""
+    """Keys are made, limited and revoked."""
+    unknown: dict[int | str, dict[str, Any]] = {
+        404: {"model": ErrorBody, "description": "No valid key has this id"}
+    }
+
+    def not_found(id: str) -> ApiError:
+        return ApiError(404, f"{id!r}: no valid key has this id", param="id", code="key_not_found")
 
     @router.get("/keys")
     async def all_keys() -> list[KeyInfo]:
@@ -199,15 +214,21 @@ def _key_routes(router: APIRouter, keys: Keys, ring: KeyRing) -> None:
         await asyncio.to_thread(ring.refresh)
         return MadeKey(key=key, info=KeyInfo(**record.public()))
 
-    @router.delete(
-        "/keys/{id}",
-        status_code=204,
-        responses={404: {"model": ErrorBody, "description": "No valid key has this id"}},
-    )
+    @router.patch("/keys/{id}", responses=unknown)
+    async def limit(id: str, new: NewLimits) -> KeyInfo:
+        """Change limits of a key; they hold from its next request on."""
+        changes = new.model_dump(exclude_unset=True)
+        record = await asyncio.to_thread(keys.limit, id, changes)
+        if record is None:
+            raise not_found(id)
+        await asyncio.to_thread(ring.refresh)
+        return KeyInfo(**record.public())
+
+    @router.delete("/keys/{id}", status_code=204, responses=unknown)
     async def revoke(id: str) -> None:
         """Make a key invalid at once and for good."""
         if not await asyncio.to_thread(keys.revoke, id):
-            raise ApiError(404, f"{id!r}: no valid key has this id", param="id", code="key_not_found")
+            raise not_found(id)
         await asyncio.to_thread(ring.refresh)
 
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, get_args
@@ -29,6 +29,7 @@ from mohist.serve.limits import KeyLimits
 __all__ = ["KeyRecord", "KeyRing", "Keys", "read_pepper"]
 
 PREFIX = "sk-mohist-"
+LIMITS = tuple(entry.name for entry in fields(KeyLimits))
 SHARED_SALT = b"shared"
 """The prefix cache's salt of all keys that share their prefixes with each other."""
 
@@ -54,7 +55,7 @@ class KeyRecord:
 
 
 class Keys:
-    """The keys in a database, to be made, listed and revoked."""
+    """The keys in a database, to be made, listed, limited and revoked."""
 
     def __init__(self, database: Database, pepper: bytes) -> None:
         self._database = database
@@ -88,6 +89,23 @@ class Keys:
         """All keys, revoked ones too, the oldest first."""
         with self._database.reading() as connection:
             return [_from_row(row) for row in connection.execute(select(keys).order_by("created_ms", "id"))]
+
+    def limit(self, id: str, changes: Mapping[str, int | None]) -> KeyRecord | None:
+        """Set limits of a valid key, by their names in `KeyLimits`; None: no limit. Those not named stay.
+
+        The record as it is then; None if no valid key has this id. Raises ConfigError: no such limit, or not
+        a limit, and then nothing is changed.
+        """
+        unknown = [name for name in changes if name not in LIMITS]
+        if unknown:
+            raise ConfigError(f"{unknown[0]}: no such limit; known: {', '.join(LIMITS)}")
+        KeyLimits(**changes)
+        valid = (keys.c.id == id) & keys.c.revoked_ms.is_(None)
+        with self._database.writing() as connection:
+            if changes:
+                connection.execute(update(keys).where(valid).values(**changes))
+            row = connection.execute(select(keys).where(valid)).one_or_none()
+        return None if row is None else _from_row(row)
 
     def revoke(self, id: str) -> bool:
         """Make a key invalid for good; its name stays for the reports. False if no valid key has this id."""

@@ -2,7 +2,8 @@
 
 The two rates are buckets that hold a minute's worth and fill evenly: a pause saves up at most one minute.
 Tokens are charged when they are known, at the end of an answer, so a bucket may go into debt; then nothing
-more is admitted until the debt has been filled up. Use a `Limiter` from one thread.
+more is admitted until the debt has been filled up. Limits that change hold from the key's next request on.
+Use a `Limiter` from one thread.
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ class Bucket:
         self._updated_s = now
         return self._level
 
+    def resize(self, capacity: int) -> None:
+        """Hold another amount. The share that is there, or in debt, stays: as many seconds fill it up."""
+        self._level = self.level * capacity / self.capacity
+        self.capacity = capacity
+
     def seconds_to(self, level: float) -> float:
         """How long it takes to fill up to `level`, if nothing is taken."""
         return max(0.0, (level - self.level) * 60 / self.capacity)
@@ -74,12 +80,25 @@ class _Account:
 
     __slots__ = ("limits", "requests", "running", "tokens")
 
-    def __init__(self, limits: KeyLimits, clock: Callable[[], float]) -> None:
-        self.limits = limits
+    def __init__(self) -> None:
+        self.limits = KeyLimits()
         self.running = 0
-        rpm, tpm = limits.requests_per_minute, limits.tokens_per_minute
-        self.requests = None if rpm is None else Bucket(rpm, clock)
-        self.tokens = None if tpm is None else Bucket(tpm, clock)
+        self.requests: Bucket | None = None
+        self.tokens: Bucket | None = None
+
+    def take_over(self, limits: KeyLimits, clock: Callable[[], float]) -> None:
+        """From now on these are the limits, whatever runs or was used under others."""
+        if limits != self.limits:
+            self.limits = limits
+            self.requests = _resized(self.requests, limits.requests_per_minute, clock)
+            self.tokens = _resized(self.tokens, limits.tokens_per_minute, clock)
+
+
+def _resized(bucket: Bucket | None, capacity: int | None, clock: Callable[[], float]) -> Bucket | None:
+    if bucket is None or capacity is None:
+        return None if capacity is None else Bucket(capacity, clock)
+    bucket.resize(capacity)
+    return bucket
 
 
 class Limiter:
@@ -129,7 +148,8 @@ class Limiter:
     def _account(self, key_id: str, limits: KeyLimits) -> _Account:
         account = self._accounts.get(key_id)
         if account is None:
-            account = self._accounts[key_id] = _Account(limits, self._clock)
+            account = self._accounts[key_id] = _Account()
+        account.take_over(limits, self._clock)
         return account
 
 

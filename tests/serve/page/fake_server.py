@@ -179,6 +179,12 @@ def admin(app: FastAPI, fake: FakeServer) -> None:
         fake.keys.append({**info, "created_ms": 1_790_000_000_000, "revoked_ms": None, "shares_cache": False})
         return {"key": f"sk-mohist-{info['id']}-secret", "info": fake.keys[-1]}
 
+    @router.patch("/keys/{id}")
+    def limit(id: str, limits: dict[str, Any]) -> dict[str, Any]:
+        key = next(key for key in fake.keys if key["id"] == id)
+        key["limits"] |= limits
+        return key
+
     @router.delete("/keys/{id}", status_code=204)
     def revoke(id: str) -> None:
         next(key for key in fake.keys if key["id"] == id)["revoked_ms"] = 1_790_000_000_001

@@ -82,6 +82,17 @@ def test_keys(open_page: OpenPage, fake: FakeServer) -> None:
         "tokens_per_minute": 5000,
         "concurrent_requests": None,
     }
+    page.click("[aria-label='Limits of Ada']")
+    form = page.locator("form:has-text('Limits of Ada')")
+    assert form.locator("input").nth(0).evaluate("field => field === document.activeElement")
+    assert form.locator("input").nth(1).input_value() == "5000"
+    form.locator("label:has-text('Tokens a minute') input").fill("")
+    form.locator("label:has-text('Requests at once') input").fill("3")
+    form.locator("button:text-is('Save')").click()
+    form.wait_for(state="detached")
+    assert tell(page.locator("td:has-text('Requests at once')")) == "Requests at once: 3"
+    limits = {"requests_per_minute": None, "tokens_per_minute": None, "concurrent_requests": 3}
+    assert fake.keys[0]["limits"] == limits
     page.click("[aria-label='Revoke Ada']")
     page.wait_for_selector("td:text-is('revoked')")
 

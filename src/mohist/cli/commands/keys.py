@@ -14,12 +14,13 @@ from mohist.errors import ConfigError
 if TYPE_CHECKING:
     from mohist.serve.keys import KeyRecord, Keys
 
-SUMMARY = "make, list and revoke the API keys of a server"
+SUMMARY = "make, list, limit and revoke the API keys of a server"
 EXAMPLES = """\
   mohist keys create "Ann's laptop"
   mohist keys create operator --role admin
   mohist keys create batch --requests-per-minute 60 --tokens-per-minute 100000 --concurrent-requests 4
   mohist keys list
+  mohist keys limit 3f9a1c0b77d2 --requests-per-minute 120 --tokens-per-minute none
   mohist keys revoke 3f9a1c0b77d2
 """
 
@@ -42,9 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="an admin manages the server (default: user)",
     )
     for name, text in LIMITS.items():
-        create.add_argument(
-            f"--{name.replace('_', '-')}", type=int, metavar="N", help=f"{text}; default: any number"
-        )
+        create.add_argument(option(name), type=int, metavar="N", help=f"{text}; default: any number")
     create.add_argument(
         "--share-cache",
         action="store_true",
@@ -55,7 +54,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--json", action="store_true", help="print one JSON object for each key")
     revoke = actions.add_parser("revoke", help="make a key invalid; servers notice within seconds")
     revoke.add_argument("id", metavar="ID", help="as `mohist keys list` shows it")
-    for action in (create, listing, revoke):
+    limit = actions.add_parser(
+        "limit", help="change limits of a key, and leave the others; servers notice within seconds"
+    )
+    limit.add_argument("id", metavar="ID", help="as `mohist keys list` shows it")
+    for name, text in LIMITS.items():
+        limit.add_argument(
+            option(name),
+            type=number,
+            default=argparse.SUPPRESS,
+            metavar="N",
+            help=f"{text}; none: any number",
+        )
+    for action in (create, listing, revoke, limit):
         server_data.add_options(action)
 
 
@@ -69,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
             create(args, keys)
         elif args.action == "list":
             show(keys.all(), as_json=args.json)
+        elif args.action == "limit":
+            change(args, keys)
         elif not keys.revoke(args.id):
             raise ConfigError(f"{args.id!r}: no valid key has this id; `mohist keys list` shows them")
     return 0
@@ -82,6 +95,27 @@ def create(args: argparse.Namespace, keys: Keys) -> None:
     record, key = keys.create(args.name, role=args.role, limits=limits, shares_cache=args.share_cache)
     print(f"key {record.id} for {record.name}; it cannot be shown again:", file=sys.stderr, flush=True)
     print(key)
+
+
+def option(limit: str) -> str:
+    """The option for a limit."""
+    return f"--{limit.replace('_', '-')}"
+
+
+def number(text: str) -> int | None:
+    """A limit, or `none` for no limit."""
+    return None if text == "none" else int(text)
+
+
+def change(args: argparse.Namespace, keys: Keys) -> None:
+    """Change limits, and show the key as it is then. Raises ConfigError."""
+    changes = {name: getattr(args, name) for name in LIMITS if name in args}
+    if not changes:
+        raise ConfigError(f"no limit is named: {', '.join(map(option, LIMITS))} take a number or none")
+    record = keys.limit(args.id, changes)
+    if record is None:
+        raise ConfigError(f"{args.id!r}: no valid key has this id; `mohist keys list` shows them")
+    show([record], as_json=False)
 
 
 def show(records: list[KeyRecord], *, as_json: bool) -> None:
