@@ -53,6 +53,7 @@ class DoubleAttend(PackedAttend):
 
     def _cache(self, spec: Any) -> Any:
         cache = super()._cache(spec)
+        assert isinstance(cache, KvCache)
         return KvCache(cache.keys.double(), None if cache.values is None else cache.values.double())
 
 

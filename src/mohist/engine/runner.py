@@ -19,19 +19,10 @@ from torch import Tensor
 
 from mohist.engine.sequence import Chunk, Draw, Outcome, Sequence
 from mohist.kernels.native import NativeOps, SampleBuffers, Tape
-from mohist.kernels.ops import (
-    AttentionSpec,
-    CacheSpec,
-    IndexSpec,
-    KvCache,
-    LightningSpec,
-    Ops,
-    RowPlan,
-    StateCache,
-    new_cache,
-)
+from mohist.kernels.ops import CacheSpec, KvCache, Ops, RowPlan, StateCache, new_cache
 from mohist.kernels.sampling import SampledRows, SampleRow
 from mohist.model.adapters import Adapters, Span
+from mohist.model.attend import Attend
 from mohist.model.decoder import Decoder
 
 __all__ = ["CachedAttend", "DecoderRunner"]
@@ -46,43 +37,15 @@ LOGIT_ROWS = 256
 """Rows whose logits exist at one time."""
 
 
-class CachedAttend:
+class CachedAttend(Attend):
     """`Attend` over a paged cache: keys and values stay for later steps."""
 
     def __init__(self, ops: Ops, caches: Mapping[CacheSpec, KvCache | StateCache], rows: RowPlan) -> None:
-        self._ops, self._caches, self._rows = ops, caches, rows
+        super().__init__(ops, rows)
+        self._caches = caches
 
-    def __call__(
-        self,
-        spec: AttentionSpec,
-        q_TNH: Tensor,
-        k_TGH: Tensor,
-        v_TGV: Tensor | None,
-        /,
-        *,
-        sinks_N: Tensor | None = None,
-        chosen_TK: Tensor | None = None,
-    ) -> Tensor:
-        """See `Attend`."""
-        cache = self._caches[spec]
-        assert isinstance(cache, KvCache), spec
-        self._ops.store(cache, self._rows, k_TGH, v_TGV)
-        return self._ops.attention(q_TNH, cache, self._rows, spec, sinks_N=sinks_N, chosen_TK=chosen_TK)
-
-    def select(self, spec: IndexSpec, q_TIJ: Tensor, weights_TI: Tensor, k_T1J: Tensor, /) -> Tensor:
-        """See `Attend`."""
-        cache = self._caches[spec]
-        assert isinstance(cache, KvCache), spec
-        self._ops.store(cache, self._rows, k_T1J, None)
-        return self._ops.select(q_TIJ, weights_TI, cache, self._rows, spec.top_k)
-
-    def lightning(
-        self, spec: LightningSpec, q_TNH: Tensor, k_TNH: Tensor, v_TNV: Tensor, decays_N: Tensor, /
-    ) -> Tensor:
-        """See `Attend`."""
-        cache = self._caches[spec]
-        assert isinstance(cache, StateCache), spec
-        return self._ops.lightning(q_TNH, k_TNH, v_TNV, cache, self._rows, decays_N)
+    def _cache(self, spec: CacheSpec) -> KvCache | StateCache:
+        return self._caches[spec]
 
 
 class _DecodeStep:

@@ -1,4 +1,4 @@
-"""Where keys and values live is an argument of the forward pass. Here: nowhere but in this one pass.
+"""Where keys and values live is an argument of the forward pass. For training: nowhere but in this one pass.
 
 Shape suffixes: T packed rows, N query heads, G key/value heads, H key dim, V value dim, S sequences,
 B blocks, U packed rows with copies.
@@ -7,8 +7,9 @@ B blocks, U packed rows with copies.
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, overload
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,18 +32,11 @@ _BLOCK_SIZE = 32
 """Tokens a block; a sequence's last block is on average half empty."""
 
 
-class Attend(Protocol):
+class Attend(ABC):
     """Stores the rows' keys and values where they belong, then lets every row attend to its sequence."""
 
-    def select(self, spec: IndexSpec, q_TIJ: Tensor, weights_TI: Tensor, k_T1J: Tensor, /) -> Tensor:
-        """Stores the rows' index keys; returns the positions that each attends to (see `Ops.select`)."""
-        ...
-
-    def lightning(
-        self, spec: LightningSpec, q_TNH: Tensor, k_TNH: Tensor, v_TNV: Tensor, decays_N: Tensor, /
-    ) -> Tensor:
-        """What linear attention reads, [T, N, V], from the states of the rows' sequences."""
-        ...
+    def __init__(self, ops: Ops, rows: RowPlan) -> None:
+        self._ops, self.rows = ops, rows
 
     def __call__(
         self,
@@ -56,10 +50,40 @@ class Attend(Protocol):
         chosen_TK: Tensor | None = None,
     ) -> Tensor:
         """Attended values [T, N, V]; v is None where the value is part of the key (see `AttentionSpec`)."""
-        ...
+        cache = self._stored(spec, k_TGH, v_TGV)
+        return self._ops.attention(q_TNH, cache, self.rows, spec, sinks_N=sinks_N, chosen_TK=chosen_TK)
+
+    def select(self, spec: IndexSpec, q_TIJ: Tensor, weights_TI: Tensor, k_T1J: Tensor, /) -> Tensor:
+        """Stores the rows' index keys; returns the positions that each attends to (see `Ops.select`)."""
+        return self._ops.select(q_TIJ, weights_TI, self._stored(spec, k_T1J, None), self.rows, spec.top_k)
+
+    def lightning(
+        self, spec: LightningSpec, q_TNH: Tensor, k_TNH: Tensor, v_TNV: Tensor, decays_N: Tensor, /
+    ) -> Tensor:
+        """What linear attention reads, [T, N, V], from the states of the rows' sequences."""
+        return self._ops.lightning(q_TNH, k_TNH, v_TNV, self._states(spec), self.rows, decays_N)
+
+    @abstractmethod
+    def _cache(self, spec: CacheSpec) -> KvCache | StateCache:
+        """Where a layer keeps what later rows need."""
+
+    def _store(self, cache: KvCache, k_TGH: Tensor, v_TGV: Tensor | None) -> None:
+        self._ops.store(cache, self.rows, k_TGH, v_TGV)
+
+    def _stored(self, spec: AttentionSpec | IndexSpec, k_TGH: Tensor, v_TGV: Tensor | None) -> KvCache:
+        """The layer's cache, the rows' keys and values among the others."""
+        cache = self._cache(spec)
+        assert isinstance(cache, KvCache), spec
+        self._store(cache, k_TGH, v_TGV)
+        return cache
+
+    def _states(self, spec: LightningSpec) -> StateCache:
+        cache = self._cache(spec)
+        assert isinstance(cache, StateCache), spec
+        return cache
 
 
-class PackedAttend:
+class PackedAttend(Attend):
     """Sequences one after another, for training and scoring: each row sees its own sequence so far.
 
     A sequence may continue an earlier one, as answers of a group continue their prompt: it begins with all
@@ -88,9 +112,8 @@ class PackedAttend:
                 tables_SB.int().to(ops.device),
             )
 
-        self._ops = ops
+        super().__init__(ops, plan(layout.rows))
         self._num_blocks = layout.num_blocks
-        self.rows = plan(layout.rows)
         self._copies = plan(layout.copies) if layout.copies else None
         self._copied_T = torch.tensor([row.source for row in layout.copies], device=ops.device)
         # rows and copies by sequence and position; where each of them comes from, and where the own ones are
@@ -106,30 +129,8 @@ class PackedAttend:
         """int32 [T]: the position of every row, for the decoder's rope."""
         return self.rows.positions_T
 
-    def __call__(
-        self,
-        spec: AttentionSpec,
-        q_TNH: Tensor,
-        k_TGH: Tensor,
-        v_TGV: Tensor | None,
-        /,
-        *,
-        sinks_N: Tensor | None = None,
-        chosen_TK: Tensor | None = None,
-    ) -> Tensor:
-        """See `Attend`."""
-        cache = self._cache(spec)
-        self._store(cache, k_TGH, v_TGV)
-        return self._ops.attention(q_TNH, cache, self.rows, spec, sinks_N=sinks_N, chosen_TK=chosen_TK)
-
-    def select(self, spec: IndexSpec, q_TIJ: Tensor, weights_TI: Tensor, k_T1J: Tensor, /) -> Tensor:
-        """See `Attend`."""
-        cache = self._cache(spec)
-        self._store(cache, k_T1J, None)
-        return self._ops.select(q_TIJ, weights_TI, cache, self.rows, spec.top_k)
-
     def _store(self, cache: KvCache, k_TGH: Tensor, v_TGV: Tensor | None) -> None:
-        self._ops.store(cache, self.rows, k_TGH, v_TGV)
+        super()._store(cache, k_TGH, v_TGV)
         if self._copies is not None:
             values = None if v_TGV is None else v_TGV.index_select(0, self._copied_T)
             self._ops.store(cache, self._copies, k_TGH.index_select(0, self._copied_T), values)
@@ -138,17 +139,12 @@ class PackedAttend:
         self, spec: LightningSpec, q_TNH: Tensor, k_TNH: Tensor, v_TNV: Tensor, decays_N: Tensor, /
     ) -> Tensor:
         """See `Attend`. A sequence that continues another computes its copied rows anew, for their states."""
-        cache = self._cache(spec)
         if self._copies is None:
-            return self._ops.lightning(q_TNH, k_TNH, v_TNV, cache, self.rows, decays_N)
+            return super().lightning(spec, q_TNH, k_TNH, v_TNV, decays_N)
         every = (x.contiguous().index_select(0, self._source_U) for x in (q_TNH, k_TNH, v_TNV))
-        out_UNV = self._ops.lightning(*every, cache, self._with_copies, decays_N)
+        out_UNV = self._ops.lightning(*every, self._states(spec), self._with_copies, decays_N)
         return out_UNV.index_select(0, self._own_T)
 
-    @overload
-    def _cache(self, spec: AttentionSpec | IndexSpec) -> KvCache: ...
-    @overload
-    def _cache(self, spec: LightningSpec) -> StateCache: ...
     def _cache(self, spec: CacheSpec) -> KvCache | StateCache:
         """Fresh when gradients are recorded, since they read it later; else shared by layers of one shape."""
         shape = dataclasses.replace(spec, layer=0)
