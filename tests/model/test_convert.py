@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mohist.errors import ModelError, WeightsError
 from mohist.kernels.twin import TorchOps
@@ -16,6 +17,7 @@ from mohist.model.family import family_named
 from mohist.model.load import load_decoder
 from mohist.model.loss import measure_loss
 from mohist.model.save import save_decoder
+from mohist.model.tensors import Matrix
 from mohist.weights.checkpoint import Checkpoint, open_checkpoint, save_safetensors
 from mohist.weights.formats import Format
 from mohist.weights.gguf_writer import write_gguf_stream
@@ -160,6 +162,26 @@ def test_biases_of_experts_are_no_matrices(tmp_path: Path, monkeypatch: pytest.M
     found = {info.name: info.format for info in requantized(gguf, Format.Q8_0)[0]}
     assert found["blk.0.ffn_up_exps.weight"] == Format.Q8_0
     assert found["blk.0.ffn_up_exps.bias"] == found["blk.0.attn_sinks.weight"] == Format.F32
+
+
+def test_mxfp4_stays_mxfp4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As gpt-oss is published: experts in blocks, the rest in bf16."""
+    source = folder("gpt_oss", tmp_path, monkeypatch, torch.bfloat16)
+    tensors = {name: source.read(name).data for name in source.tensors}
+    generator = torch.Generator().manual_seed(3)
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, columns, rows = tensors.pop(name).shape
+        shape = (experts, rows, columns // 32)
+        tensors[f"{name}_blocks"] = torch.randint(256, (*shape, 16), dtype=torch.uint8, generator=generator)
+        tensors[f"{name}_scales"] = torch.randint(118, 124, shape, dtype=torch.uint8, generator=generator)
+    save_file(tensors, tmp_path / "hf" / "model.safetensors")
+    gguf = to_gguf(open_checkpoint(tmp_path / "hf"), tmp_path / "model.gguf")
+    assert gguf.tensors["blk.0.ffn_down_exps.weight"].format == Format.MXFP4
+    assert gguf.tensors["blk.0.attn_q.weight"].format == Format.BF16
+    ours, theirs = (load_decoder(c, TorchOps()) for c in (gguf, open_checkpoint(tmp_path / "hf")))
+    for name, module in theirs.tensors().items():
+        pair = [m.dense() if isinstance(m, Matrix) else m.value for m in (module, ours.tensors()[name])]
+        assert torch.equal(*pair), name
 
 
 def test_rows_that_are_no_whole_blocks_keep_their_format(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 from mohist.errors import WeightsError
+from mohist.weights import mxfp4
 from mohist.weights.formats import Format, TensorInfo
+from mohist.weights.quants import dequantize
 from mohist.weights.safetensors import SafetensorsCheckpoint
 
 Tensors = dict[str, torch.Tensor]
@@ -82,6 +85,30 @@ def test_mxfp4_parts_that_do_not_fit_are_refused(
     tensors = {name: tensor for name, tensor in changed.items() if tensor is not None}
     with pytest.raises(WeightsError, match=message):
         SafetensorsCheckpoint(save(tmp_path, tensors))
+
+
+def test_mxfp4_goes_into_ggmls_blocks_and_out_again(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    tensors = mxfp4_tensors(2, 48, 3)
+    tensors["e.gate_up_proj_scales"].clamp_(1, 250)
+    tensors["e.gate_up_proj_scales"][0, 0, 0] = 0
+    tensors["e.gate_up_proj_blocks"][1, :8] = 0x11  # a block whose largest is a half, and one of zeros
+    tensors["e.gate_up_proj_blocks"][1, 9] = 0
+    values = SafetensorsCheckpoint(save(tmp_path, tensors)).read("e.gate_up_proj").data.transpose(1, 2)
+    raw = mxfp4.pack(values, "w")
+    assert raw.info == TensorInfo("w", Format.MXFP4, (2, 48, 96))
+    assert torch.equal(dequantize(raw).view(2, 48, 96), values.float())
+    kind = gguf.GGMLQuantizationType.MXFP4
+    theirs = gguf.quants.dequantize(raw.data.numpy(), kind)
+    assert torch.equal(torch.from_numpy(theirs).view(2, 48, 96), values.float())
+
+
+@pytest.mark.parametrize("value", [5.0, 0.3, 100.0, math.nan, math.inf])
+def test_only_what_was_mxfp4_is_packed(value: float) -> None:
+    values = torch.full((1, 32), 4.0)
+    values[0, 7] = value
+    with pytest.raises(WeightsError, match="'w': its numbers are none of MXFP4"):
+        mxfp4.pack(values, "w")
 
 
 # INT4.

@@ -17,6 +17,7 @@ from mohist.model.gguf_metadata import rope_divisors
 from mohist.model.load import check_tensors, with_stored_mtp
 from mohist.model.origins import Origin, assembled, locate
 from mohist.model.tensors import Matrix
+from mohist.weights import mxfp4
 from mohist.weights.checkpoint import Checkpoint
 from mohist.weights.formats import Format, RawTensor, TensorInfo
 from mohist.weights.quants import dequantize, quantize
@@ -25,6 +26,8 @@ __all__ = ["Conversion", "requantized"]
 
 _PLAIN = {Format.F16: Format.F16, Format.BF16: Format.BF16, Format.MXFP4: Format.BF16}
 """What holds every value of a stored format; f32 for all others."""
+_KEPT = {**_PLAIN, Format.MXFP4: Format.MXFP4}
+"""The same for a GGUF file."""
 _DTYPE_NAMES = {Format.F32: "float32", Format.F16: "float16", Format.BF16: "bfloat16"}
 _FOUR_BITS = (Format.Q4_0, Format.Q4_1)
 _ROUTER = "ffn_gate_inp.weight"
@@ -33,10 +36,10 @@ _ROUTER = "ffn_gate_inp.weight"
 class Conversion:
     """A model from one kind of file, as another kind stores it. Nothing is rounded unless `format` asks.
 
-    Without `format` matrices keep the plain format that holds their values (GGUF), or all tensors get the
-    smallest one that holds all of them (safetensors, which has one `dtype`). A GGUF file keeps vectors and
-    routers in f32, and with a 4-bit format embedding and head in q8_0, as llama.cpp does; rows that are no
-    whole number of blocks keep their format. MTP modules do not go into GGUF files.
+    Without `format` matrices keep MXFP4, or the plain format that holds their values (GGUF), or all tensors
+    get the smallest one that holds all of them (safetensors, which has one `dtype`). A GGUF file keeps
+    vectors and routers in f32, and with a 4-bit format embedding and head in q8_0, as llama.cpp does; rows
+    that are no whole number of blocks keep their format. MTP modules do not go into GGUF files.
     """
 
     def __init__(
@@ -123,8 +126,8 @@ class Conversion:
         if not self._is_matrix[name] or name.endswith(".router"):
             return Format.F32
         is_edge = name in ("embed", "head")
-        plain = _PLAIN.get(self._stored_format(name), Format.F32)
-        return chosen(self._wanted, plain, self._shapes[name][-1], is_edge=is_edge)
+        kept = _KEPT.get(self._stored_format(name), Format.F32)
+        return chosen(self._wanted, kept, self._shapes[name][-1], is_edge=is_edge)
 
     def _read(self, name: str) -> Tensor:
         """A tensor of ours, in the plain format that holds its values."""
@@ -176,5 +179,7 @@ def encoded(name: str, values: Tensor, format: Format) -> RawTensor:
     """`values` as a tensor of this name and format. Raises WeightsError when they cannot be quantised."""
     if not format.is_block:
         return RawTensor.plain(name, values.to(format.dtype).contiguous())
+    if format is Format.MXFP4:
+        return mxfp4.pack(values, name)
     rows = quantize(values.float().reshape(-1, values.shape[-1]), format, name)
     return RawTensor(TensorInfo(name, format, tuple(values.shape)), rows.data)

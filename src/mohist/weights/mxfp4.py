@@ -3,7 +3,7 @@
 `NAME_blocks`, U8 [experts, rows, blocks, 16], holds two codes a byte, the even one in the low half;
 `NAME_scales`, U8 [experts, rows, blocks], exponents with a bias of 127 (OCP Microscaling Formats 1.0,
 sections 5.3.3 and 5.4.1; `convert_moe_packed_tensors` in transformers). Unpacked, NAME is [experts, columns,
-rows], as unquantised releases store it.
+rows], as unquantised releases store it. GGUF files hold the same numbers as rows of blocks (`pack`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from mohist.errors import WeightsError
 from mohist.weights.formats import Format, Packed, RawTensor, TensorInfo
 
-__all__ = ["find", "unpack"]
+__all__ = ["find", "pack", "unpack"]
 
 _BLOCKS, _SCALES = "_blocks", "_scales"
 _CODES = 16  # bytes of a block
@@ -62,3 +62,35 @@ def unpack(blocks: RawTensor, scales: RawTensor) -> RawTensor:
         values[part] = torch.ldexp(table[halves.int()], exponents[part].int() - 127)
     name = blocks.info.name.removesuffix(_BLOCKS)
     return RawTensor.plain(name, values.view(experts, rows, 2 * _CODES * count).transpose(1, 2))
+
+
+def pack(values: torch.Tensor, name: str = "") -> RawTensor:
+    """Numbers [..., columns] that came out of such blocks, in ggml's: a scale, then two codes a byte.
+
+    Every number is kept. Raises WeightsError, when one has no code beside the largest of its block.
+    """
+    rows = values.reshape(-1, values.shape[-1])
+    info = TensorInfo(name, Format.MXFP4, tuple(values.shape))
+    packed = torch.empty(rows.numel() // (2 * _CODES), 1 + _CODES, dtype=torch.uint8)
+    blocks = rows.reshape(-1, 2 * _CODES)
+    for start in range(0, len(blocks), _SLICE_BLOCKS):
+        part = slice(start, start + _SLICE_BLOCKS)
+        packed[part] = _coded(blocks[part].float(), name)
+    return RawTensor(info, packed.view(len(rows), -1))
+
+
+def _coded(blocks: torch.Tensor, name: str) -> torch.Tensor:
+    """Blocks of 32 numbers, whose largest becomes 4 or 6, as a byte for the scale and 16 for the codes."""
+    _, exponents = torch.frexp(blocks.abs().amax(1, keepdim=True))  # the largest is in [1/2, 1) * 2^exponent
+    scales = (exponents + (127 - 3)).clamp(0, 254)
+    doubled = torch.ldexp(blocks.double(), (128 - scales).double()).abs()
+    codes = _CODE_OF_DOUBLED[doubled.nan_to_num(13).clamp(max=13).int()]
+    if (codes < 0).any() or not torch.equal(doubled, doubled.round()):
+        raise WeightsError(f"tensor {name!r:.100}: its numbers are none of MXFP4; choose another format")
+    codes = codes.to(torch.uint8) | (blocks < 0).to(torch.uint8) << 3
+    return torch.cat([scales.to(torch.uint8), codes[:, :_CODES] | codes[:, _CODES:] << 4], dim=1)
+
+
+_CODE_OF_DOUBLED = torch.full((14,), -1, dtype=torch.int16)
+"""The code of a number by its double, which is whole; -1 where there is none."""
+_CODE_OF_DOUBLED[[int(2 * value) for value in _VALUES]] = torch.arange(len(_VALUES), dtype=torch.int16)
