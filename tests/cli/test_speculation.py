@@ -93,6 +93,8 @@ def test_what_one_step_drew_beyond_the_end_is_left_out(
 
         def forget(self, sequence: object) -> None: ...
 
+        def rest(self, rests: bool) -> None: ...
+
     guessing = LLM.load(str(tiny_model), threads=1)
     always(guessing, Oracle())
     for max_tokens in (3, 5, 8):  # ends with the message, in the same step, later

@@ -10,7 +10,8 @@ import pytest
 from mohist.engine.engine import Engine, EngineConfig
 from mohist.engine.lookup import PromptLookup
 from mohist.engine.sequence import Chunk, Outcome, Sequence
-from mohist.engine.speculation import MAX_LOSS, Speculator, StepTimes
+from mohist.engine.speculation import MAX_LOSS, PATIENCE_STEPS, Speculator
+from mohist.engine.step_times import StepTimes
 from mohist.types import SamplingParams
 
 from .fake_runner import FakeRunner, Guesses, answer_alone
@@ -103,11 +104,15 @@ def test_times_of_sizes_that_were_not_measured() -> None:
 
 
 class TimedRunner(FakeRunner):
-    """Steps that take a second and `row_s` for each further row; a drafter that is as often right as told."""
+    """Steps that take a second and `row_s` for each further row; a drafter that is as often right as told.
 
-    def __init__(self, row_s: float, skill: float) -> None:
-        super().__init__(max_positions=400, num_blocks=400, vocab_size=1000)
-        self.row_s, self.now = row_s, 0.0
+    To tell it of a step takes `watch_s`.
+    """
+
+    def __init__(self, row_s: float, skill: float, watch_s: float = 0.0) -> None:
+        super().__init__(max_positions=2000, num_blocks=2000, vocab_size=1000)
+        self.row_s, self.watch_s, self.now = row_s, watch_s, 0.0
+        self.rests: list[bool] = []
         self.truth = Guesses(self, seed=0, skill=skill)
 
     def run(self, chunks: list[Chunk]) -> list[Outcome]:
@@ -118,13 +123,17 @@ class TimedRunner(FakeRunner):
         return 0
 
     def observe(self, chunks: Seq[Chunk], outcomes: Seq[Outcome]) -> None:
-        pass
+        assert not self.rests or not self.rests[-1]
+        self.now += self.watch_s
 
     def propose(self, sequences: Seq[Sequence], counts: Seq[int]) -> list[list[int]]:
         return [self.truth.guesses(*pair) for pair in zip(sequences, counts, strict=True)]
 
     def forget(self, sequence: Sequence) -> None:
         pass
+
+    def rest(self, rests: bool) -> None:
+        self.rests.append(rests)
 
     def clock(self) -> float:
         return self.now
@@ -155,3 +164,27 @@ def test_guesses_never_cost_more_than_they_may(
     assert (
         seconds(row_s, skill, num_samples=num_samples, max_tokens=max_tokens) <= (1 + 1.1 * MAX_LOSS) * plain
     )
+
+
+def watched(watch_s: float, skill: float) -> tuple[float, TimedRunner]:
+    """Seconds of a long answer, with a drafter that takes time even where it guesses nothing."""
+    runner = TimedRunner(0.2, skill, watch_s)
+    engine = Engine(runner, EngineConfig(), Speculator(runner, runner.clock), runner.clock)
+    engine.generate([[1, 2, 3, 4]], SamplingParams(max_tokens=1500))
+    return runner.now, runner
+
+
+@pytest.mark.parametrize("watch_s", [0.1, 0.5, 2.0])
+def test_what_does_not_pay_rests(watch_s: float) -> None:
+    """Even if it guesses nothing. It is tried again when what it took is made up for."""
+    plain, guessing = seconds(0.2, None, max_tokens=1500), watched(watch_s, skill=0.0)
+    assert guessing[0] <= plain * (1 + MAX_LOSS) + PATIENCE_STEPS + 3 * watch_s
+    rests = guessing[1].rests
+    assert len(rests) >= 3
+    assert rests == [index % 2 == 0 for index in range(len(rests))]
+
+
+def test_what_pays_does_not_rest() -> None:
+    taken, runner = watched(0.1, skill=0.95)
+    assert taken < 0.7 * seconds(0.2, None, max_tokens=1500)
+    assert runner.rests == []

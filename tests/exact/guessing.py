@@ -23,3 +23,24 @@ class Always:
 
     def forget(self, sequence: Sequence) -> None:
         self.drafter.forget(sequence)
+
+
+class OnAndOff(Always):
+    """The same, but that it rests for a few steps every few steps."""
+
+    STEPS = 6
+
+    def __init__(self, drafter: Drafter, most: int = 5) -> None:
+        super().__init__(drafter, most)
+        self.num_steps, self.rests = 0, False
+
+    def guess(self, sequences: Seq[Sequence], limits: Seq[int], spare: int) -> list[list[int]]:
+        return [] if self.rests else super().guess(sequences, limits, spare)
+
+    def observe(self, chunks: Seq[Chunk], outcomes: Seq[Outcome], seconds: float) -> None:
+        if not self.rests:
+            super().observe(chunks, outcomes, seconds)
+        self.num_steps += 1
+        if self.num_steps % self.STEPS == 0:
+            self.rests = not self.rests
+            self.drafter.rest(self.rests)

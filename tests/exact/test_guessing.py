@@ -22,7 +22,7 @@ from mohist.model.decoder import Decoder
 from mohist.model.load import init_decoder
 from mohist.model.tensors import Matrix
 from mohist.types import Request, SamplingParams
-from tests.exact.guessing import Always
+from tests.exact.guessing import Always, OnAndOff
 from tests.exact.models import CONFIGS, VOCAB, Model, decoder, noise, ops
 from tests.exact.requests import SHARED, content
 
@@ -77,17 +77,20 @@ def requests() -> list[Request]:
 
 @pytest.mark.parametrize("drafter", [lookup, draft, itself, MtpDrafter], ids=lambda made: made.__name__)
 @pytest.mark.parametrize("scarce", [False, True], ids=["ample", "scarce"])
-def test_guesses_change_nothing(drafter: Callable[[DecoderRunner], Drafter], scarce: bool) -> None:
+@pytest.mark.parametrize("how", [Always, OnAndOff])
+def test_guesses_change_nothing(
+    drafter: Callable[[DecoderRunner], Drafter], how: type[Always], scarce: bool
+) -> None:
     of = with_module()
     asked = requests() * 2
     expected = [content(c) for c in Engine(runner_of(of)).generate(asked)]
     runner = runner_of(of, 9 if scarce else 64)
     config = EngineConfig(max_running=4, max_step_tokens=11) if scarce else EngineConfig()
-    engine = Engine(runner, config, Always(drafter(runner), most=3))
+    engine = Engine(runner, config, how(drafter(runner), most=3))
     assert [content(c) for c in engine.generate(asked)] == expected
     engine.check()
     stats = engine.stats()
-    assert stats.drafted_tokens > 20
+    assert stats.drafted_tokens > 15
     if drafter is itself:
         assert stats.accepted_tokens > 0.5 * stats.drafted_tokens
     if scarce:

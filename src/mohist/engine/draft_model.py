@@ -66,6 +66,9 @@ class DraftModel:
         if shadow is not None:
             self._blocks.release(shadow.sequence.blocks)
 
+    def rest(self, rests: bool) -> None:
+        """See `Drafter`: a shadow catches up later."""
+
     def _caught_up(self, sequence: Sequence, count: int) -> _Shadow | None:
         """The sequence's shadow with all rows but the last computed, and blocks for `count` guesses."""
         shadow = self._shadows.get(sequence)

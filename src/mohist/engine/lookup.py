@@ -40,6 +40,9 @@ class PromptLookup:
         """See `Drafter`."""
         self._places.pop(sequence, None)
 
+    def rest(self, rests: bool) -> None:
+        """See `Drafter`: what it missed, it reads later."""
+
     def _guesses(self, sequence: Sequence, count: int) -> list[int]:
         places = self._places.get(sequence)
         if places is None:

@@ -109,6 +109,12 @@ class MtpDrafter:
         """See `Drafter`."""
         self._states.pop(sequence, None)
 
+    def rest(self, rests: bool) -> None:
+        """See `Drafter`. What it misses meanwhile, the module never sees."""
+        self._runner.keeps_hidden = not rests
+        if rests:
+            self._states.clear()
+
     def _most(self, sequence: Sequence, count: int) -> int:
         """Guesses for whose rows the sequence has blocks; guess n comes from row len(tokens) + n - 3."""
         room = len(sequence.blocks) * self._runner.block_size

@@ -147,6 +147,8 @@ class Scheduler:
         # A guide says what may come next, and not what may come after a guess.
         limits = [0 if chunk.sequence.guide else chunk.sequence.num_left - 1 for chunk in chunks]
         guesses = self._speculation.guess([chunk.sequence for chunk in chunks], limits, spare)
+        if not guesses:
+            return chunks
         return [self._with_draft(*pair) for pair in zip(chunks, guesses, strict=True)]
 
     def _with_draft(self, chunk: Chunk, guess: Seq[int]) -> Chunk:

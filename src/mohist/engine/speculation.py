@@ -9,11 +9,13 @@ How many guesses are worth their rows is decided here, from what was measured. I
 true with probability p, then k of them give p + p^2 + ... + p^k tokens more, and a step of r rows takes T(r)
 seconds. Counts are chosen to give the most tokens per second, and no sequence may lose more than `MAX_LOSS`
 of the seconds that it has taken so far.
+
+To watch and to decide takes time as well, some 0.1 ms a step, which is much beside the steps of a very small
+model. So all that guessing takes is held against all that it gives: where it does not pay, it rests.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -22,15 +24,18 @@ from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from mohist.engine.sequence import Chunk, Outcome, Sequence
+from mohist.engine.step_times import StepTimes
 
-__all__ = ["COUNTS", "Drafter", "Speculation", "Speculator", "StepTimes"]
+__all__ = ["COUNTS", "Drafter", "Speculation", "Speculator"]
 
 COUNTS = (1, 3, 7)
 """Guesses of one sequence in a step. Few sizes, so that each is soon known; kernels take rows by fours."""
 MAX_ROWS = 64
 """Beyond this many rows a step no further row is cheap."""
 MAX_LOSS = 0.03
-"""Share of a sequence's time that guesses may have lost it, at any moment."""
+"""Share of a sequence's time that guesses may have lost it, at any moment; the same of all time together."""
+PATIENCE_S, PATIENCE_STEPS = 0.02, 4
+"""What guessing may owe beyond that before it rests: the larger of so many seconds and so many steps."""
 PRIOR_HITS, PRIOR_TRIES = 0.6, 1.0
 """What is believed of a sequence before anything was tried."""
 FEW_ROWS = 12
@@ -60,12 +65,16 @@ class Drafter(Protocol):
         """The sequence has ended, or has given up its blocks."""
         ...
 
+    def rest(self, rests: bool) -> None:
+        """Whether, from the next step on, nothing is told and nothing asked until this is called again."""
+        ...
+
 
 class Speculation(Protocol):
     """What the engine asks about guesses."""
 
     def guess(self, sequences: Seq[Sequence], limits: Seq[int], spare: int) -> list[list[int]]:
-        """Guesses for sequences that decode: at most `limits[i]` each and `spare` in all."""
+        """Guesses for sequences that decode: at most `limits[i]` each, `spare` in all; or []."""
         ...
 
     def observe(self, chunks: Seq[Chunk], outcomes: Seq[Outcome], seconds: float) -> None:
@@ -75,56 +84,6 @@ class Speculation(Protocol):
     def forget(self, sequence: Sequence) -> None:
         """See `Drafter.forget`."""
         ...
-
-
-class StepTimes:
-    """Seconds of a decoding step, by its number of rows."""
-
-    FIXED_ROWS = 10
-    """What a step costs beside its rows, in rows: an estimate, for sizes that were never measured."""
-    KEPT, FORGOTTEN = 5, 300
-    """Measurements of a size that count; steps after which a size that did not occur is unknown again."""
-
-    def __init__(self) -> None:
-        self._recent: dict[int, deque[float]] = {}
-        self._last: OrderedDict[int, int] = OrderedDict()
-        """When each size last occurred, the longest ago first."""
-        self._num_steps = 0
-        self._known: dict[int, float] = {}
-        """The least of the recent ones: what disturbs a measurement only ever adds to it."""
-
-    def add(self, rows: int, seconds: float) -> None:
-        """Take note of a step."""
-        self._num_steps += 1
-        self._last[rows] = self._num_steps
-        self._last.move_to_end(rows)
-        recent = self._recent.setdefault(rows, deque(maxlen=self.KEPT))
-        recent.append(seconds)
-        self._known[rows] = min(recent)
-        oldest = next(iter(self._last))
-        if self._num_steps - self._last[oldest] > self.FORGOTTEN:
-            del self._last[oldest], self._recent[oldest], self._known[oldest]
-
-    def of(self, rows: int) -> float | None:
-        """Seconds that a step of so many rows takes, measured or estimated; None while nothing is known."""
-        known = self._known
-        if rows in known or not known:
-            return known.get(rows)
-        below = max((size for size in known if size < rows), default=None)
-        above = min((size for size in known if size > rows), default=None)
-        if below is not None and above is not None:
-            share = (rows - below) / (above - below)
-            return known[below] + share * (known[above] - known[below])
-        size = below if below is not None else above
-        assert size is not None
-        return known[size] * (rows + self.FIXED_ROWS) / (size + self.FIXED_ROWS)
-
-    def at_most(self, rows: int) -> float | None:
-        """The same, but a row beyond what was measured may cost as much as a step of its own."""
-        largest = max(self._known, default=0)
-        if rows <= largest or not largest:
-            return self.of(rows)
-        return self._known[largest] * (1 + (rows - largest) / largest)
 
 
 @dataclass(slots=True)
@@ -161,13 +120,40 @@ class Speculator:
         """Of a guess, lately, and of a row that the drafter was behind."""
         self._drafting_s = 0.0
         """Of the guesses of the step that comes."""
+        self._debt_s = 0.0
+        """What guessing took beyond what it gave and `MAX_LOSS` of all steps."""
+        self._rests = False
 
     def guess(self, sequences: Seq[Sequence], limits: Seq[int], spare: int) -> list[list[int]]:
         """See `Speculation`."""
+        if self._rests:
+            return []
+        start = self._clock()
+        guesses = self._guess(sequences, limits, spare)
+        self._debt_s += self._clock() - start
+        return guesses
+
+    def observe(self, chunks: Seq[Chunk], outcomes: Seq[Outcome], seconds: float) -> None:
+        """See `Speculation`."""
+        if not self._rests:
+            start = self._clock()
+            self._learn(chunks, outcomes, seconds)
+            self._debt_s += self._clock() - start
+        self._debt_s = max(0.0, self._debt_s - MAX_LOSS * seconds)
+        patience_s = 0.0 if self._rests else max(PATIENCE_S, PATIENCE_STEPS * seconds)
+        if self._rests != (self._debt_s > patience_s):
+            self._rests = not self._rests
+            self._drafter.rest(self._rests)
+
+    def forget(self, sequence: Sequence) -> None:
+        """See `Drafter`."""
+        self._drafter.forget(sequence)
+
+    def _guess(self, sequences: Seq[Sequence], limits: Seq[int], spare: int) -> list[list[int]]:
         self._drafting_s = 0.0
         counts = self._counts(sequences, limits, min(spare, MAX_ROWS - len(sequences)))
         if not any(counts):
-            return [[] for _ in sequences]
+            return []
         backlog = sum(self._drafter.backlog(s) for s, count in zip(sequences, counts, strict=True) if count)
         start = self._clock()
         guesses = self._drafter.propose(sequences, counts)
@@ -178,8 +164,7 @@ class Speculator:
             self._draft_s += 0.2 * (self._drafting_s / sum(counts) - self._draft_s)
         return guesses
 
-    def observe(self, chunks: Seq[Chunk], outcomes: Seq[Outcome], seconds: float) -> None:
-        """See `Speculation`."""
+    def _learn(self, chunks: Seq[Chunk], outcomes: Seq[Outcome], seconds: float) -> None:
         self._drafter.observe(chunks, outcomes)
         num_rows = sum(chunk.num_rows for chunk in chunks)
         if num_rows == sum(chunk.num_draws for chunk in chunks):
@@ -188,10 +173,6 @@ class Speculator:
         for chunk in chunks:
             self._account(chunk.sequence).seconds += seconds * chunk.num_rows / num_rows
         self._drafting_s = 0.0
-
-    def forget(self, sequence: Sequence) -> None:
-        """See `Drafter`."""
-        self._drafter.forget(sequence)
 
     def _account(self, sequence: Sequence) -> _Account:
         account = self._accounts.get(sequence)
@@ -260,7 +241,9 @@ class Speculator:
         alone = self._times.of(len(chunks))
         if alone is None:
             return
-        each = (self._seconds(num_rows) - alone + self._drafting_s) / max(num_guesses, 1)
+        rows_s = self._seconds(num_rows) - alone
+        each = (rows_s + self._drafting_s) / max(num_guesses, 1)
+        self._debt_s += rows_s  # what drafting took is counted already
         for chunk, outcome in zip(chunks, outcomes, strict=True):
             account = self._account(chunk.sequence)
             fade = FADE if chunk.drafts else FADE_IDLE
@@ -269,7 +252,9 @@ class Speculator:
                 num_right = count_right(chunk.drafts, outcome)
                 account.hits += num_right
                 account.tries += min(num_right + 1, len(chunk.drafts))
-                account.balance += num_right * alone / len(chunks) - len(chunk.drafts) * each
+                saved_s = num_right * alone / len(chunks)
+                account.balance += saved_s - len(chunk.drafts) * each
+                self._debt_s -= saved_s
 
 
 def count_right(drafts: Seq[int], outcome: Outcome) -> int:
