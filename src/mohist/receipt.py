@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from mohist.chat.guides.grammar import compiler
 from mohist.chat.guides.guides import Form
 from mohist.errors import RequestError
 from mohist.llm import LLM
@@ -50,6 +51,8 @@ class Receipt:
     raw: bool = False
     """Whether the prompt was a text to continue, without chat format."""
     form: Form | None = None
+    compiler: str | None = None
+    """What compiled the grammar of the form, with its version; None without a grammar, or of old receipts."""
     answers: tuple[ReceiptAnswer, ...]
 
     @classmethod
@@ -71,6 +74,7 @@ class Receipt:
             adapter=request.adapter,
             raw=raw,
             form=None if form is None or form.is_free else form,
+            compiler=compiler() if form is not None and form.has_grammar else None,
             answers=tuple(
                 ReceiptAnswer(sample=request.sample + i, tokens=one.tokens, logprobs=one.logprobs)
                 for i, one in enumerate(completions)
@@ -126,6 +130,15 @@ class Receipt:
             )
             for answer in self.answers
         ]
+
+    @property
+    def doubt(self) -> str | None:
+        """What a difference may come from besides the answers themselves: another compiler of grammars."""
+        here = compiler()
+        if self.form is None or not self.form.has_grammar or self.compiler == here:
+            return None
+        then = self.compiler or "a version that the receipt does not name"
+        return f"the form was compiled by {then} and here by {here}: another version may allow other tokens"
 
     def replay(self, llm: LLM) -> Difference | None:
         """Give the answers again; the first difference, or None if there is none. Raises RequestError."""

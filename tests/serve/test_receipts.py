@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Generator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,39 @@ def test_every_dialect_gives_the_same_receipt(running: Running) -> None:
     raw = running.post("/v1/completions", {"prompt": "once", "max_tokens": 5, **seed}).json()["receipt"]
     assert raw["raw"]
     assert verdict(running, raw)["identical"]
+
+
+def test_what_compiled_the_form_is_said_where_that_may_be_why(
+    running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = {"response_format": {"type": "regex", "regex": "[abc]{5,9}"}}
+    receipt = running.chat("hello", **SAMPLED, **shape)["receipt"]
+    here = f"llguidance {version('llguidance')}"
+    assert receipt["compiler"] == here
+    for free in ({}, {"thinking": {"type": "enabled", "budget_tokens": 4}}):
+        assert running.chat("hello", **SAMPLED, **free)["receipt"]["compiler"] is None
+    elsewhere = {**receipt, "compiler": "llguidance 0.1.0"}
+    assert verdict(running, elsewhere)["doubt"] is None, "it is identical"
+    old = {name: value for name, value in receipt.items() if name != "compiler"}
+    assert verdict(running, old)["identical"], "receipts of before"
+    for then, said in [
+        (
+            elsewhere,
+            f"compiled by llguidance 0.1.0 and here by {here}: another version may allow other tokens",
+        ),
+        (old, f"compiled by a version that the receipt does not name and here by {here}"),
+        (receipt, None),
+    ]:
+        forged = copy.deepcopy(then)
+        forged["answers"][0]["tokens"][1] += 1
+        doubt = verdict(running, forged)["doubt"]
+        assert (doubt is None) if said is None else (said in doubt)
+        file = tmp_path / "receipt.json"
+        file.write_text(json.dumps(forged))
+        assert main(["replay", str(file)]) == 1
+        out = capsys.readouterr().out
+        assert ("this may be why" in out) == (said is not None)
+        assert said is None or said in out
 
 
 def test_forgeries_are_noticed(running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,8 @@ class Started:
     """Whether the prompt opened thinking: then the answer begins with it."""
     prompt_tokens: int
     seed: int
+    ignored: tuple[str, ...] = ()
+    """Fields of the request that have no effect with this model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

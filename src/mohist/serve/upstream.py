@@ -21,7 +21,7 @@ from mohist.cost import Prices
 from mohist.errors import ConfigError
 from mohist.serve.answer import Event
 from mohist.serve.ask import Ask
-from mohist.serve.errors import ApiError, unavailable
+from mohist.serve.errors import ApiError
 from mohist.serve.upstream_wire import Reader, request_of
 
 __all__ = ["Upstream", "UpstreamConfig"]
@@ -90,10 +90,9 @@ class Upstream:
     async def answer(self, ask: Ask, *, salt: bytes = b"") -> AsyncGenerator[Event]:
         """The events of the other server's answer. Raises ApiError.
 
-        `salt` has no counterpart there: whether it shares prefixes among its callers is its own affair.
+        `salt` has no counterpart there: whether it shares prefixes among its callers is its own affair. There
+        is no receipt of what another server did; `Started` says so where one was asked for.
         """
-        if ask.receipt:
-            raise unavailable(f"a receipt of {self.name}, which another server runs,", "receipt")
         path, body = request_of(ask, self._config.model, streams=self._config.streams)
         reader = Reader(self.name, ask)
         url = f"{self._config.url.rstrip('/')}/{path}"

@@ -186,6 +186,7 @@ class Reader:
     def __init__(self, name: str, ask: Ask) -> None:
         self._name = name
         self._n = ask.n
+        self._wants_receipt = ask.receipt
         self._seed = ask.sampling.get("seed", 0)
         self._started = False
         self._calls: list[dict[int, ToolCall]] = [{} for _ in range(ask.n)]
@@ -228,6 +229,7 @@ class Reader:
             thinks=False,
             prompt_tokens=0,
             seed=self._seed,
+            ignored=("receipt",) if self._wants_receipt else (),
         )
 
     def _choice(self, choice: _Choice) -> list[Event]:

@@ -39,6 +39,8 @@ class FakeServer:
     """The API key to ask for; "" for none."""
     honest: bool = True
     """Whether a replay gives the same answer."""
+    doubt: str | None = None
+    """What the server says of a replay that differs."""
     admin: bool = True
     """Whether the page may use the operator's routes."""
     models: dict[str, Any] = field(
@@ -118,7 +120,11 @@ def make_app(fake: FakeServer) -> FastAPI:
         receipt = await request.json()
         assert receipt["weights"] == "fake"
         difference = {"answer": 0, "index": 3, "expected": [7, -0.5], "found": None}
-        return {"identical": fake.honest, "first_difference": None if fake.honest else difference}
+        return {
+            "identical": fake.honest,
+            "first_difference": None if fake.honest else difference,
+            "doubt": fake.doubt,
+        }
 
     @app.post("/v1/chat/completions", dependencies=[Depends(key)])
     async def chat(request: Request) -> Response:

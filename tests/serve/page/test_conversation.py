@@ -49,7 +49,7 @@ def test_thinking_is_folded_and_timed(open_page: OpenPage, fake: FakeServer) -> 
     assert not thinking.locator(".prose").is_visible()
     thinking.locator("summary").click()
     assert "First I look at both numbers." in tell(thinking.locator(".prose"))
-    assert thinking.locator(".katex").count() == 1
+    thinking.locator(".katex").wait_for()  # the library for it is fetched when it is first needed
     assert fake.requests[0]["thinking"] == {"type": "enabled"}
     # What was thought is no part of the conversation that goes on.
     ask(page, "And 3 + 3?")
@@ -244,6 +244,7 @@ def test_tool_calls_are_shown(open_page: OpenPage) -> None:
 @pytest.mark.parametrize("honest", [True, False])
 def test_a_receipt_is_replayed(open_page: OpenPage, fake: FakeServer, honest: bool) -> None:
     fake.honest = honest
+    fake.doubt = "the form was compiled by another version"
     page = open_page()
     ask(page, "What is 2 + 2?")
     page.click("[aria-label=Receipt]")
@@ -256,6 +257,7 @@ def test_a_receipt_is_replayed(open_page: OpenPage, fake: FakeServer, honest: bo
             "Not the same answer, from token 4 on.",
             "The receipt has token 7 (-0.5).",
             "The replay has token –.",
+            "This may be why: the form was compiled by another version.",
         ]
     page.click("text=What the receipt says")
     assert json.loads(page.locator(".receipt-source pre").inner_text())["weights"] == "fake"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from mohist.chat.guides.vocabulary import Vocabulary
@@ -13,7 +14,7 @@ from mohist.errors import RequestError
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits
 
-__all__ = ["Grammar", "Matcher", "json_rule", "literal", "regex_rule"]
+__all__ = ["Grammar", "Matcher", "compiler", "json_rule", "literal", "regex_rule"]
 
 # no_forcing: every way to spell a text counts, and nothing depends on how its tokenizer would.
 _HEADER = '%llguidance {"no_forcing": true}\n'
@@ -36,6 +37,14 @@ def _limits() -> LLParserLimits:
         precompute_large_lexemes=False,
         verbose_errors=False,
     )
+
+
+def compiler() -> str | None:
+    """What compiles grammars here, with its version: another may allow other tokens. None: nothing does."""
+    try:
+        return f"llguidance {version('llguidance')}"
+    except PackageNotFoundError:
+        return None
 
 
 class Grammar:

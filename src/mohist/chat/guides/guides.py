@@ -66,8 +66,12 @@ class Form:
     @property
     def is_free(self) -> bool:
         """Whether nothing is asked for."""
-        free_answer = self.schema is None and self.pattern is None and self.calls == "free"
-        return free_answer and self.thinking_budget is None
+        return not self.has_grammar and self.thinking_budget is None
+
+    @property
+    def has_grammar(self) -> bool:
+        """Whether a grammar says which tokens the answer, or a call in it, may have."""
+        return self.schema is not None or self.pattern is not None or self.calls != "free"
 
     @property
     def is_whole(self) -> bool:

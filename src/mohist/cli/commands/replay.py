@@ -63,4 +63,6 @@ def run(args: argparse.Namespace) -> int:
     for name, one in (("receipt", difference.expected), ("replay", difference.found)):
         said = "nothing" if one is None else f"{one[0]} {spell([one[0]])!r}, logprob {one[1]!r}"
         print(f"  {name:8s} {said}")
+    if receipt.doubt is not None:
+        print(f"  this may be why: {receipt.doubt}")
     return 1

@@ -33,9 +33,10 @@ def routes(service: Service) -> APIRouter:
 
     async def messages(body: MessagesBody, request: Request) -> Response:
         ask = messages_ask(body, service.limits)
-        headers = ignored_header(body)
         events = service.answer(ask, principal(request), request_id(request))
-        shape = MessageEvents(await unless_client_leaves(request, start(events)))
+        started = await unless_client_leaves(request, start(events))
+        headers = ignored_header(body, *started.ignored)
+        shape = MessageEvents(started)
         if body.stream:
             chunks = named(events, shape.first(), shape.of, lambda error: [error_body(as_api_error(error))])
             return EventStream(chunks, keep_alive_s=service.keep_alive_s, headers=headers)

@@ -30,9 +30,9 @@ def routes(service: Service) -> APIRouter:
     async def chat(body: ChatBody, request: Request) -> Response:
         check_chat(body, service.limits)
         ask = chat_ask(body)
-        headers = ignored_header(body)
         events = service.answer(ask, principal(request), request_id(request))
         started = await unless_client_leaves(request, start(events))
+        headers = ignored_header(body, *started.ignored)
         if body.stream:
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
             chunks = ChatChunks(

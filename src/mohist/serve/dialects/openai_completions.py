@@ -36,9 +36,9 @@ def routes(service: Service) -> APIRouter:
     async def complete(body: CompletionBody, request: Request) -> Response:
         check_completion(body, service.limits)
         asks = asks_of(body, service)
-        headers = ignored_header(body)
         streams = [service.answer(ask, principal(request), request_id(request)) for ask in asks]
         started, events = await unless_client_leaves(request, begin(merged(streams), len(asks)))
+        headers = ignored_header(body, *started[0].ignored)
         n = asks[0].n
         with_logprobs = body.logprobs is not None
         if body.stream:

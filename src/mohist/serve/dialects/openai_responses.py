@@ -28,9 +28,10 @@ def routes(service: Service) -> APIRouter:
 
     async def responses(body: ResponsesBody, request: Request) -> Response:
         ask = responses_ask(body, service.limits)
-        headers = ignored_header(body, *(["store"] if body.store else []))
         events = service.answer(ask, principal(request), request_id(request))
-        shape = ResponseEvents(await unless_client_leaves(request, start(events)), body)
+        started = await unless_client_leaves(request, start(events))
+        headers = ignored_header(body, *(["store"] if body.store else []), *started.ignored)
+        shape = ResponseEvents(started, body)
         if body.stream:
             chunks = named(events, shape.first(), shape.of, lambda error: shape.failed(as_api_error(error)))
             return EventStream(chunks, keep_alive_s=service.keep_alive_s, headers=headers)

@@ -41,6 +41,8 @@ class ReplayReply(BaseModel):
     num_tokens: int
     """How many were compared."""
     first_difference: DifferenceEntry | None
+    doubt: str | None
+    """What a difference may come from besides the answer itself, if there is a difference."""
 
 
 def routes(service: Service) -> APIRouter:
@@ -70,6 +72,7 @@ def routes(service: Service) -> APIRouter:
                 "model": name,
                 "num_tokens": count,
                 "first_difference": found,
+                "doubt": None if difference is None else receipt.doubt,
             }
         )
 

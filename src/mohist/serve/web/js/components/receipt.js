@@ -56,13 +56,15 @@ function Replay({ receipt }) {
 function Verdict({ result }) {
   if (result.error) return html`<p class="verdict bad"><${Icon} name="warning" />${result.error.message}</p>`;
   if (result.identical) return html`<p class="verdict good"><${Icon} name="check" />${t("identical")}</p>`;
-  const { index, expected, found } = result.first_difference;
+  const { doubt, first_difference: first } = result;
+  const { index, expected, found } = first;
   return html`<div class="verdict bad">
     <${Icon} name="warning" />
     <div>
       <p>${t("different", { n: index + 1 })}</p>
       <p>${t("expectedToken", { token: spelled(expected) })}</p>
       <p>${t("foundToken", { token: spelled(found) })}</p>
+      ${doubt && html`<p>${t("mayBeWhy", { why: doubt })}</p>`}
     </div>
   </div>`;
 }

@@ -123,6 +123,7 @@ export const en = {
   different: "Not the same answer, from token {n} on.",
   expectedToken: "The receipt has token {token}.",
   foundToken: "The replay has token {token}.",
+  mayBeWhy: "This may be why: {why}.",
   replayElsewhere: "On any machine with the same weights:",
   // Settings
   settings: "Settings",

@@ -117,6 +117,7 @@ export const zh = {
   different: "回答不同，从第 {n} 个 token 开始。",
   expectedToken: "回执中的 token：{token}。",
   foundToken: "重放得到的 token：{token}。",
+  mayBeWhy: "可能的原因：{why}",
   replayElsewhere: "在任何有相同权重的机器上：",
   // 设置
   settings: "设置",
