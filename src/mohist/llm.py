@@ -21,8 +21,8 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from mohist.chat.chat import Chat, load_chat
+from mohist.chat.delta import Delta
 from mohist.chat.guides.guides import Form, Guides
-from mohist.chat.stream import Delta
 from mohist.cost import Cost, peak_memory_bytes
 from mohist.engine.drafters import make_drafter
 from mohist.engine.engine import Engine, EngineConfig, FinishEvent, TokenEvent

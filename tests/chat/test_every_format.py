@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from mohist.chat.calls import CallSyntax, schemas_of
 from mohist.chat.chat import Chat
+from mohist.chat.delta import Delta, calls_in
 from mohist.chat.format import ChatFormat, all_formats
-from mohist.chat.stream import Delta, splitter
+from mohist.chat.stream import splitter
 from mohist.chat.tokenizer import Tokenizer
 from mohist.types import Message, ToolCall
 
@@ -123,8 +124,7 @@ def parsed(chat_format: ChatFormat, pieces: list[str]) -> list[Delta]:
 
 def message(deltas: list[Delta]) -> tuple[str, str, list[tuple[str, Any]]]:
     texts = ["".join(d.text for d in deltas if d.kind == kind) for kind in ("reasoning", "content")]
-    calls = [d.tool_call for d in deltas if d.tool_call is not None]
-    return texts[0], texts[1], [(call.name, json.loads(call.arguments)) for call in calls]
+    return texts[0], texts[1], [(call.name, json.loads(call.arguments)) for call in calls_in(deltas)]
 
 
 @pytest.mark.parametrize("name", TRANSCRIPTS)
@@ -220,7 +220,7 @@ def test_without_tools_calls_are_text(name: str) -> None:
         pytest.skip("there are no calls to take for text")
     text = chat_format.calls.write([ToolCall(name="find", arguments='{"n": 1}')])
     cut = splitter(chat_format, tools=())
-    assert not [d for d in (*cut.feed(text), *cut.finish()) if d.tool_call is not None]
+    assert not calls_in((*cut.feed(text), *cut.finish()))
     assert chat_format.without_tools.answer_markup == chat_format.answer_markup
 
 

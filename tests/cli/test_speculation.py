@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mohist import LLM, Message, MohistError, SamplingParams
-from mohist.chat.stream import Delta
+from mohist.chat.delta import Delta
 from mohist.cli.main import main
 from mohist.engine.lookup import PromptLookup
 from mohist.engine.speculation import Drafter

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mohist.chat.splitter import TextKind
+from mohist.chat.delta import TextKind
 from mohist.serve.answer import Event, Finished, Piece, Started, ToolCallPiece, Usage
 from mohist.serve.errors import ApiError
 from mohist.serve.openai_body import ChatBody
@@ -35,7 +35,7 @@ Body = dict[str, Any]
 
 STREAM_DIFFERENCES = {
     "`reasoning` beside `reasoning_content`": "Clients of other servers read it.",
-    "arguments of a call in one piece": "They are given out once they are known to be a call.",
+    "where the arguments of a call are cut": "A piece is what one token made certain.",
     "`completion_tokens_details` in every usage": "Zero is a number too.",
 }
 """What `comparable` takes away."""
@@ -493,7 +493,9 @@ def our_stream(script: list[str], thinks: bool, reason: Any, include_usage: bool
             kinds = [("reasoning", before), ("content", after)]
         thinking = thinking and not closing
         if text.endswith("CALL"):
-            events.append(ToolCallPiece(choice=0, index=0, call=ToolCall(name="f", arguments='{"a": 1}')))
+            begins = ToolCall(name="f", arguments="", id="c")
+            events.append(ToolCallPiece(choice=0, index=0, text='{"a": ', begins=begins))
+            events.append(ToolCallPiece(choice=0, index=0, text="1}", complete=True))
             continue
         # Line breaks before a call belong to neither side.
         pieces = [Piece(choice=0, kind=kind, text=one.rstrip("\n")) for kind, one in kinds if one]

@@ -208,6 +208,33 @@ def test_tools(running: Running) -> None:
     assert len({call["id"] for call in calls}) == 2
 
 
+def test_arguments_stream_as_they_are_written(running: Running) -> None:
+    city = "Saint Petersburg"
+    body = {"messages": [user("say " + CALL.replace("Paris", city))], "tools": [WEATHER]}
+    chunks = running.stream("/v1/chat/completions", body)
+    deltas = [chunk["choices"][0]["delta"].get("tool_calls", [None])[0] for chunk in chunks]
+    calls = [delta for delta in deltas if delta is not None]
+    assert calls[0]["function"] == {"name": "weather", "arguments": ""}
+    assert len(calls) > 10
+    assert "".join(call["function"]["arguments"] for call in calls) == f'{{"city": "{city}"}}'
+    whole = running.post("/v1/chat/completions", body).json()
+    assert folded(chunks)[0]["calls"] == [
+        {"id": call["id"], **call["function"]} for call in message(whole)["tool_calls"]
+    ]
+
+
+def test_a_call_that_is_cut_off(running: Running) -> None:
+    body = {"messages": [user(f"say ok {CALL}")], "tools": [WEATHER], "max_tokens": 50}
+    whole = running.post("/v1/chat/completions", body).json()
+    (call,) = message(whole)["tool_calls"]
+    assert '{"city": "Paris"}'.startswith(call["function"]["arguments"])
+    assert message(whole)["content"].strip() == "ok"
+    assert whole["choices"][0]["finish_reason"] == "length"
+    streamed = folded(running.stream("/v1/chat/completions", body))[0]
+    assert streamed["calls"] == [{"id": call["id"], **call["function"]}]
+    assert streamed["reason"] == "length"
+
+
 def test_the_results_of_tools_go_back_to_the_model(running: Running) -> None:
     call = {
         "id": "call_1",

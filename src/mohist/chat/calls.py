@@ -17,6 +17,7 @@ __all__ = [
     "tool_call_from_json",
     "tool_call_from_texts",
     "tool_calls_from_json_texts",
+    "typed_value",
 ]
 
 Schemas = Mapping[str, Mapping[str, Any]]
@@ -135,11 +136,12 @@ def tool_call_from_texts(
     for key, text in arguments:
         if key in values:
             raise ValueError(f"argument {key!r} occurs twice")
-        values[key] = _typed(text, known.get(key), python_names)
+        values[key] = typed_value(text, known.get(key), python_names)
     return tool_call_from_json(name, values)
 
 
-def _typed(text: str, schema: Any, python_names: bool) -> Any:
+def typed_value(text: str, schema: Any, python_names: bool) -> Any:
+    """The value that plain text is under `schema`; see `tool_call_from_texts`."""
     if isinstance(schema, Mapping) and schema.get("type") == "string":
         return text
     if python_names and text in _PYTHON_NAMES:

@@ -5,24 +5,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Literal
 
+from mohist.chat.call_reader import CallMarkup, CallReader
 from mohist.chat.calls import Schemas, tool_call_from_json
+from mohist.chat.delta import TextKind
 from mohist.chat.format import ChatFormat
-from mohist.chat.splitter import Splitter, TextKind
+from mohist.chat.splitter import Splitter
 
 __all__ = ["ChannelSplitter"]
 
 _THINKING = "analysis"
+_BODY = CallMarkup(before=re.compile(r"\s*(?=\{)"))
+"""A message for a tool is nothing but arguments."""
 
 
 class ChannelSplitter(Splitter):
     """For formats with `channels`.
 
     A message on the analysis channel is thinking, one that is for a tool is a call, any other is content;
-    two of a kind are told apart by an empty line. A message that is for a tool but holds no JSON object is
-    content, and so is text without any header.
+    two of a kind are told apart by an empty line. A message that is for a tool but begins no JSON object is
+    content, and so are text without any header and what follows arguments or does not fit them.
     """
 
     def __init__(
@@ -36,7 +41,9 @@ class ChannelSplitter(Splitter):
             "reasoning" if thinking else "header"
         )
         self._tool = ""
-        """The tool that the message is for."""
+        """The tool that the message is for, ..."""
+        self._reader = CallReader(None, schemas)
+        """... and what reads it."""
         self._given: set[TextKind] = set()
         """Kinds of text that earlier messages had."""
         self._is_first_piece = True
@@ -77,6 +84,7 @@ class ChannelSplitter(Splitter):
         channel, tool = self._format.parse_header(header)
         self._tool = tool if self._format.calls is not None else ""
         self._state = "tool" if self._tool else "reasoning" if channel == _THINKING else "content"
+        self._reader = CallReader(_BODY, self._schemas, name=self._tool)
         self._buffer, self._is_first_piece = rest, True
         return True
 
@@ -96,14 +104,20 @@ class ChannelSplitter(Splitter):
 
     def _call(self, final: bool) -> bool:
         place, tag = self._next_tag(self._ends, final)
+        self._deltas += self._reader.feed(self._buffer[:place])
+        self._buffer = self._buffer[place:]
         if tag is None and not final:
             return False
-        body = self._buffer[:place]
-        start = self._place
-        self._leave(place, tag or "")
+        body, begun = self._reader.rest, self._reader.begun
+        start = self._place - len(body)
+        self._leave(0, tag or "")
         try:
-            self._put_calls([tool_call_from_json(self._tool, body)])
+            if not begun:
+                self._put_calls([tool_call_from_json(self._tool, body)])
+                return True
         except (ValueError, RecursionError):  # no JSON object, or one nested too deeply
+            pass
+        if body.strip() or not begun:
             self._emit("content", body, start)
             self._given.add("content")
         return True

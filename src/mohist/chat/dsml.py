@@ -6,11 +6,13 @@ import functools
 import json
 import re
 
+from mohist.chat.arguments import TagArguments, TagSyntax
+from mohist.chat.call_reader import CallMarkup
 from mohist.chat.calls import CallSyntax, Schemas, tool_call_from_json
 from mohist.chat.format import ChatFormat
 from mohist.types import ToolCall
 
-__all__ = ["DSML_CALLS", "DSML_SYSTEM", "Dsml", "dsml_syntax"]
+__all__ = ["DSML_CALLS", "DSML_SYSTEM", "Dsml", "dsml_markup", "dsml_syntax"]
 
 DSML_CALLS = """\
 {%- macro write_calls(calls, section) %}
@@ -89,4 +91,18 @@ def dsml_syntax(section: str, mark: str = Dsml.mark) -> CallSyntax:
         call=(f'<{mark}invoke name="{{name}}">\n', f"</{mark}invoke>\n"),
         closing=f"</{mark}{section}>",
         argument=(f'<{mark}parameter name="{{key}}" string="{{is_string}}">', f"</{mark}parameter>\n"),
+    )
+
+
+def dsml_markup(mark: str = Dsml.mark) -> CallMarkup:
+    """How calls are recognised while they are written."""
+    syntax = TagSyntax(
+        before=re.compile(rf'\s*<{mark}parameter name="(?P<key>[^"]*)" string="(?P<kind>true|false)">'),
+        end=f"</{mark}parameter>",
+        after=re.compile(rf"\s*</{mark}invoke>"),
+        key=str,
+    )
+    return CallMarkup(
+        before=re.compile(rf'\s*<{mark}invoke name="(?P<name>[^"]+)">'),
+        arguments=functools.partial(TagArguments, syntax),
     )

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Self
 
+from mohist.chat.call_reader import CallMarkup
 from mohist.chat.calls import CallSyntax, Schemas
 from mohist.chat.template import Template
 from mohist.chat.tokenizer import Tokenizer
@@ -68,6 +69,8 @@ class ChatFormat:
     """What the template finds as the content of a message that only calls tools."""
     calls: CallSyntax | None = None
     """How calls are written; None where there are none, or not of a kind that `CallSyntax` can say."""
+    call_markup: CallMarkup | None = None
+    """How calls are recognised while they are written; `parse_tools` reads what is not written like that."""
     efforts: tuple[str, ...] = ()
     """Levels of effort that the model knows, least first, ..."""
     effort_variable: str = "reasoning_effort"

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
+from mohist.chat.call_reader import CallReader
 from mohist.chat.calls import Schemas
+from mohist.chat.delta import Delta, TextKind, whole_call
 from mohist.chat.format import ChatFormat
+from mohist.chat.partial import partial_tag
 from mohist.types import ToolCall
 
-__all__ = ["Delta", "DeltaKind", "Splitter", "TagSplitter", "TextKind", "partial_tag"]
-
-TextKind = Literal["content", "reasoning"]
-DeltaKind = TextKind | Literal["tool_call"]
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """A piece of the answer. A tool call comes in one piece when it is complete; `text` is its arguments."""
-
-    kind: DeltaKind
-    text: str
-    tool_call: ToolCall | None = None
-    place: int = field(default=0, compare=False)
-    """Where in the answer, tags included, its text begins; for a tool call, where its section ends."""
+__all__ = ["Splitter", "TagSplitter"]
 
 
 class Splitter(ABC):
@@ -87,7 +75,7 @@ class Splitter(ABC):
             self._deltas.append(Delta(kind, text, place=place))
 
     def _put_calls(self, calls: Iterable[ToolCall]) -> None:
-        self._deltas += [Delta("tool_call", call.arguments, call, self._place) for call in calls]
+        self._deltas += [delta for call in calls for delta in whole_call(call)]
 
     def _read(self, section: str) -> tuple[ToolCall, ...] | None:
         try:
@@ -118,8 +106,9 @@ class TagSplitter(Splitter):
 
     Thinking starts where the prompt opened it, or with a tag as the very first thing. It ends at its closing
     tag or where a tool is called; without either, everything is thinking. Newlines around tags belong to
-    neither side. A section of tool calls that cannot be read is text like the text before it. Stop strings
-    end the answer; inside thinking they mean nothing.
+    neither side. A section of tool calls that cannot be read is text like the text before it; once a call has
+    begun in it, only what does not fit any more is text. A call that the answer ends in is cut off: it has
+    the arguments that came. Stop strings end the answer; inside thinking they mean nothing.
     """
 
     def __init__(
@@ -137,8 +126,8 @@ class TagSplitter(Splitter):
         """The opening tag of the section of tool calls that we are in, ..."""
         self._around: TextKind = "content"
         """... and the kind of text in which it stands."""
-        self._searched = 0
-        """Characters of the buffer in which the section's end was already looked for."""
+        self._reader = CallReader(None, schemas)
+        """Of that section."""
 
     @property
     def done(self) -> bool:
@@ -148,7 +137,8 @@ class TagSplitter(Splitter):
     @property
     def thinking(self) -> bool:
         """See `Splitter`."""
-        return self._state == "reasoning" or (self._state == "tools" and self._around == "reasoning")
+        inside = self._state == "tools" and self._around == "reasoning"
+        return self._state == "reasoning" or (inside and not self._reader.begun)
 
     def _advance(self, *, final: bool) -> bool:
         match self._state:
@@ -180,7 +170,7 @@ class TagSplitter(Splitter):
         elif found == self._format.think[0]:
             self._enter("reasoning", text[len(found) :])
         elif found == bare:
-            self._section, self._around, self._searched, self._state = "", "content", 0, "tools"
+            self._enter_section("", "content")
         else:
             self._enter("start", text[len(found) :])
         return True
@@ -195,8 +185,8 @@ class TagSplitter(Splitter):
             return False
         rest = self._buffer[place + len(tag) :]
         if tag in self._sections:
-            self._section, self._around, self._searched = tag, kind, 0
-            self._state, self._buffer = "tools", rest
+            self._enter_section(tag, kind)
+            self._buffer = rest
         elif kind == "reasoning" or tag not in self._stop:
             self._enter("content", rest)
         else:
@@ -206,23 +196,52 @@ class TagSplitter(Splitter):
         return True
 
     def _tools(self, final: bool) -> bool:
-        """Read a section of tool calls once it is complete."""
-        close = self._sections[self._section]
-        think_end = self._format.think[1]
-        place = self._buffer.find(close, self._searched) if close else -1
-        limit = len(self._buffer) if place < 0 else place
-        mentioned = self._around == "reasoning" and self._buffer.find(think_end, self._searched, limit) >= 0
-        if place < 0 and not final and not mentioned:
-            self._searched = max(0, len(self._buffer) - max(len(close), len(think_end)) + 1)
+        """Read a section of tool calls: what is certain of it, or its end."""
+        close, think_end = self._sections[self._section], self._format.think[1]
+        mention = think_end if self.thinking else ""
+        place, tag = self._next_tag([text for text in (close, mention) if text], final)
+        self._deltas += self._reader.feed(self._buffer[:place])
+        self._buffer = self._buffer[place:]
+        if tag is not None and tag == mention and not self.thinking:
+            return True  # A call began before it: it is a part of that.
+        if tag is None and not final:
             return False
-        calls = None if mentioned else self._read(self._buffer[:limit])
+        self._leave_section(close if tag == close else "", mentioned=tag is not None and tag == mention)
+        return True
+
+    def _leave_section(self, close: str, *, mentioned: bool) -> None:
+        """Go on after a section of tool calls, or with what was none; `close` is the tag at its end, if any.
+
+        `mentioned`: thinking ended before any call had begun, so a tag was only spoken of.
+        """
+        reader, markup = self._reader, self._format.call_markup
+        is_open = not close and markup is not None and markup.ends_with_section
+        if close:
+            self._deltas += reader.close()
+        calls: tuple[ToolCall, ...] | None = None
+        if reader.begun and (not reader.rest.strip("] \t\r\n") or (reader.is_cut_off and not close)):
+            calls = ()
+        elif not (mentioned or is_open or reader.inside_call):
+            calls = self._read(reader.rest)
         if calls is None:
+            self._is_text(reader.rest)
+        else:
+            self._enter("content", self._buffer[len(close) :])
+            self._put_calls(calls)
+
+    def _is_text(self, rest: str) -> None:
+        """Go on with what was no call, or no longer one."""
+        self._buffer = rest + self._buffer
+        if self._reader.begun:
+            self._enter("content", self._buffer)
+        else:
             self._emit(self._around, self._section, self._place - len(self._section))
             self._state = self._around
-            return True
-        self._enter("content", self._buffer[limit + len(close) :])
-        self._put_calls(calls)
-        return True
+
+    def _enter_section(self, opening: str, around: TextKind) -> None:
+        """Go on inside of a section of tool calls."""
+        self._section, self._around, self._state = opening, around, "tools"
+        self._reader = CallReader(self._format.call_markup, self._schemas)
 
     def _enter(self, state: _State, rest: str) -> None:
         """Go on after a tag."""
@@ -239,9 +258,3 @@ class TagSplitter(Splitter):
             self._put(kind, self._newlines + body, place - len(self._newlines))
             self._newlines, self._after_tag = "", False
         self._newlines += text[len(body) :]
-
-
-def partial_tag(text: str, tags: Sequence[str]) -> int:
-    """Length of the longest end of `text` that one of `tags` begins with, without being the whole tag."""
-    longest = min(len(text), max(map(len, tags), default=1) - 1)
-    return next((n for n in range(longest, 0, -1) if any(tag.startswith(text[-n:]) for tag in tags)), 0)

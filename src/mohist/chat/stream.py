@@ -13,12 +13,13 @@ from typing import Any
 
 from mohist.chat.calls import schemas_of
 from mohist.chat.channels import ChannelSplitter
+from mohist.chat.delta import Delta, DeltaKind, calls_in
 from mohist.chat.format import ChatFormat
-from mohist.chat.splitter import Delta, DeltaKind, Splitter, TagSplitter
+from mohist.chat.splitter import Splitter, TagSplitter
 from mohist.chat.tokenizer import Tokenizer
 from mohist.types import Message
 
-__all__ = ["Delta", "DeltaKind", "StreamParser", "splitter"]
+__all__ = ["Delta", "StreamParser", "splitter"]
 
 
 def splitter(
@@ -110,7 +111,7 @@ class StreamParser:
             role="assistant",
             content=self._joined("content") or "",
             reasoning=self._joined("reasoning"),
-            tool_calls=tuple(delta.tool_call for delta in self._deltas if delta.tool_call is not None),
+            tool_calls=calls_in(self._deltas),
         )
 
     def _keep(self, deltas: list[Delta]) -> list[Delta]:

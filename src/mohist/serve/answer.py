@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from mohist.chat.splitter import TextKind
+from mohist.chat.delta import TextKind
 from mohist.types import Completion, ToolCall
 
 __all__ = [
@@ -97,12 +97,17 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolCallPiece:
-    """A call that one choice asks for, complete."""
+    """A piece of a call that one choice asks for. Those of one call follow one another."""
 
     choice: int
     index: int
     """Among the calls of the choice."""
-    call: ToolCall
+    text: str
+    """Of its arguments, which all pieces together are."""
+    begins: ToolCall | None = None
+    """With the first piece: the call without its arguments."""
+    complete: bool = False
+    """Whether its arguments end here. Those of a call that is cut off or breaks never do."""
     num_tokens: int = 0
     """Tokens that the choice has cost so far."""
 
@@ -147,7 +152,10 @@ class Choice:
                 self.reasoning = (self.reasoning or "") + event.text
                 self.reasoning_tokens += event.tokens
             case ToolCallPiece():
-                self.tool_calls.append(event.call)
+                if event.begins is not None:
+                    self.tool_calls.append(event.begins)
+                call = self.tool_calls[event.index]
+                self.tool_calls[event.index] = replace(call, arguments=call.arguments + event.text)
             case Finished():
                 self.finished = event
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any
 from uuid import uuid4
 
+from pydantic_core import from_json
+
 from mohist.serve.answer import Event, Finished, Piece, Started, ToolCallPiece, Usage
 from mohist.serve.errors import ApiError
-from mohist.serve.openai_shape import call_entry, receipt_entry
+from mohist.serve.openai_shape import receipt_entry
 
 __all__ = ["MessageEvents", "error_body", "summed"]
 
@@ -69,14 +70,20 @@ class MessageEvents:
                 yield from self._open("text", {"text": ""})
                 yield self._delta("text_delta", text=event.text)
             case ToolCallPiece():
-                yield from self._close()
-                entry = call_entry(event.choice, event.index, event.call)
-                yield from self._open("tool_use", {"id": entry["id"], "name": event.call.name, "input": {}})
-                yield self._delta("input_json_delta", partial_json=event.call.arguments)
-                yield from self._close()
+                yield from self._call(event)
             case Finished():
                 yield from self._close()
                 yield from self._last(event)
+
+    def _call(self, piece: ToolCallPiece) -> Iterator[dict[str, Any]]:
+        if piece.begins is not None:
+            yield from self._close()
+            call = piece.begins
+            yield from self._open("tool_use", {"id": call.id, "name": call.name, "input": {}})
+        if piece.text:
+            yield self._delta("input_json_delta", partial_json=piece.text)
+        if piece.complete:
+            yield from self._close()
 
     def _last(self, event: Finished) -> Iterator[dict[str, Any]]:
         reason = _STOP_REASONS[event.reason] if event.stop is None else "stop_sequence"
@@ -124,9 +131,13 @@ def summed(message: dict[str, Any] | None, event: dict[str, Any]) -> dict[str, A
         case "content_block_delta":
             block, delta = blocks[event["index"]], event["delta"]
             if "partial_json" in delta:
-                block["input"] = json.loads(delta["partial_json"])
+                block["json"] = block.get("json", "") + delta["partial_json"]
             for name in ("text", "thinking", "signature"):
                 block |= {name: block[name] + delta[name]} if name in delta else {}
+        case "content_block_stop" if "json" in blocks[event["index"]]:
+            # Of a call that was cut off there is as much as is certain, as in Anthropic's own client.
+            text = blocks[event["index"]].pop("json").encode("utf-8", "replace")
+            blocks[event["index"]]["input"] = from_json(text, allow_partial=True)
         case "message_delta":
             message |= {**event["delta"], "usage": event["usage"], **receipt_entry(event.get("receipt"))}
     return message

@@ -162,6 +162,7 @@ class _LocalChoice:
             prepared.parser(),
             model.llm.chat.tokenizer,
             with_tokens=ask.top_logprobs is not None,
+            prompt=prepared.request.prompt,
             start=start,
         )
         self._ended = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from hashlib import blake2b
 from typing import Any
 from uuid import uuid4
 
@@ -82,11 +81,9 @@ def _spelled(data: bytes, logprob: float | None) -> dict[str, Any]:
     }
 
 
-def call_entry(choice: int, index: int, call: ToolCall) -> dict[str, Any]:
-    """A call. Its id is made of what it says and where: a stream and a whole answer have the same one."""
-    written = f"{choice}\0{index}\0{call.name}\0{call.arguments}".encode("utf-8", "replace")
-    id = f"call_{index:02}_{blake2b(written, digest_size=12).hexdigest()}"
-    return {"id": id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+def call_entry(call: ToolCall) -> dict[str, Any]:
+    """A call, or the beginning of one."""
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def head(started: Started, prefix: str, object: str) -> dict[str, Any]:
@@ -113,7 +110,7 @@ def chat_completion(answer: Answer, *, with_logprobs: bool) -> dict[str, Any]:
 
 def _chat_choice(index: int, choice: Choice, with_logprobs: bool) -> dict[str, Any]:
     assert choice.finished is not None
-    calls = [call_entry(index, i, call) for i, call in enumerate(choice.tool_calls)]
+    calls = [call_entry(call) for call in choice.tool_calls]
     message = {
         "role": "assistant",
         "content": choice.content if choice.content or not calls else None,
@@ -176,11 +173,12 @@ class ChatChunks:
         return {"content": content, **named}
 
     def _call(self, event: ToolCallPiece) -> Iterable[dict[str, Any]]:
-        entry = call_entry(event.choice, event.index, event.call)
-        opening = {**entry, "index": event.index, "function": {"name": event.call.name, "arguments": ""}}
-        yield self._chunk(event.choice, {"tool_calls": [opening]})
-        rest = {"index": event.index, "function": {"arguments": event.call.arguments}}
-        yield self._chunk(event.choice, {"tool_calls": [rest]})
+        if event.begins is not None:
+            opening = {**call_entry(event.begins), "index": event.index}
+            yield self._chunk(event.choice, {"tool_calls": [opening]})
+        if event.text:
+            more = {"index": event.index, "function": {"arguments": event.text}}
+            yield self._chunk(event.choice, {"tool_calls": [more]})
 
     def _chunk(
         self,

@@ -53,7 +53,7 @@ class CallItem(BaseModel):
 
     id: str
     type: Literal["function_call"]
-    status: Literal["completed"]
+    status: Literal["completed", "incomplete"]
     call_id: str
     name: str
     arguments: str

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from mohist.serve.answer import Event, Finished, Piece, Started, ToolCallPiece, Usage
 from mohist.serve.errors import ApiError
-from mohist.serve.openai_shape import call_entry, receipt_entry, token_entry
+from mohist.serve.openai_shape import receipt_entry, token_entry
 from mohist.serve.responses_body import ResponsesBody
 
 __all__ = ["ResponseEvents"]
@@ -23,7 +23,7 @@ class ResponseEvents:
         self._number = 0
         self._items: list[dict[str, Any]] = []
         self._kind = ""
-        """Of the open item: "reasoning", "message" or none."""
+        """Of the open item: "reasoning", "message", "function_call" or none."""
         self._response = {
             "id": f"resp_{uuid4().hex}",
             "object": "response",
@@ -49,7 +49,6 @@ class ResponseEvents:
             case Piece():
                 yield from self._piece(event)
             case ToolCallPiece():
-                yield from self._close()
                 yield from self._call(event)
             case Finished():
                 length = event.reason == "length"
@@ -104,6 +103,9 @@ class ResponseEvents:
         if not self._kind:
             return
         item = self._items[-1]
+        if self._kind == "function_call":
+            yield from self._close_call("incomplete")
+            return
         part = item["content"][0]
         if self._kind == "message":
             done = {"text": part["text"], "logprobs": part["logprobs"]}
@@ -115,32 +117,46 @@ class ResponseEvents:
         yield self._event("response.output_item.done", output_index=len(self._items) - 1, item=item)
         self._kind = ""
 
-    def _call(self, event: ToolCallPiece) -> Iterator[dict[str, Any]]:
-        call = event.call
-        entry = call_entry(event.choice, event.index, call)
-        item = {
-            "id": f"fc_{uuid4().hex}",
-            "type": "function_call",
-            "status": "completed",
-            "call_id": entry["id"],
-            "name": call.name,
-            "arguments": call.arguments,
-        }
-        begun = {**item, "status": "in_progress", "arguments": ""}
-        place = {"item_id": item["id"], "output_index": len(self._items)}
-        self._items.append(item)
-        arguments = "response.function_call_arguments"
-        yield self._event("response.output_item.added", output_index=place["output_index"], item=begun)
-        yield self._event(f"{arguments}.delta", **place, delta=call.arguments)
-        yield self._event(f"{arguments}.done", **place, name=call.name, arguments=call.arguments)
-        yield self._event("response.output_item.done", output_index=place["output_index"], item=item)
+    def _call(self, piece: ToolCallPiece) -> Iterator[dict[str, Any]]:
+        if piece.begins is not None:
+            yield from self._close()
+            self._kind = "function_call"
+            item = {
+                "id": f"fc_{uuid4().hex}",
+                "type": "function_call",
+                "status": "in_progress",
+                "call_id": piece.begins.id,
+                "name": piece.begins.name,
+                "arguments": "",
+            }
+            self._items.append(item)
+            index = len(self._items) - 1
+            yield self._event("response.output_item.added", output_index=index, item=dict(item))
+        if piece.text:
+            self._items[-1]["arguments"] += piece.text
+            yield self._event(
+                "response.function_call_arguments.delta", **self._item_place(), delta=piece.text
+            )
+        if piece.complete:
+            yield from self._close_call("completed")
+
+    def _close_call(self, status: str) -> Iterator[dict[str, Any]]:
+        item = self._items[-1]
+        item["status"] = status
+        yield self._event(
+            "response.function_call_arguments.done",
+            **self._item_place(),
+            name=item["name"],
+            arguments=item["arguments"],
+        )
+        yield self._event("response.output_item.done", output_index=len(self._items) - 1, item=item)
+        self._kind = ""
+
+    def _item_place(self) -> dict[str, Any]:
+        return {"item_id": self._items[-1]["id"], "output_index": len(self._items) - 1}
 
     def _place(self) -> dict[str, Any]:
-        return {
-            "item_id": self._items[-1]["id"],
-            "output_index": len(self._items) - 1,
-            "content_index": 0,
-        }
+        return {**self._item_place(), "content_index": 0}
 
     def _event(self, kind: str, **content: Any) -> dict[str, Any]:
         event = {"type": kind, "sequence_number": self._number, **content}

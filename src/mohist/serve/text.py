@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import codecs
+from array import array
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from hashlib import blake2b
 from typing import Protocol
 
-from mohist.chat.stream import Delta
+from mohist.chat.delta import Delta
 from mohist.chat.tokenizer import Tokenizer
 from mohist.engine.sequence import Draw
 from mohist.serve.answer import Piece, TokenInfo, ToolCallPiece
 
-__all__ = ["ChoiceText", "RawText", "TextParser"]
+__all__ = ["ChoiceText", "RawText", "TextParser", "call_id"]
 
 
 class TextParser(Protocol):
@@ -104,14 +107,32 @@ class RawText:
         return next((n for n in ends if any(stop.startswith(self._buffer[-n:]) for stop in self._stop)), 0)
 
 
+def call_id(prompt: Sequence[int], choice: int, index: int, name: str) -> str:
+    """The id of a call: made of the conversation and its place in the answer, both known when it begins.
+
+    So a stream and a whole answer have the same one, and no two calls of a conversation do.
+    """
+    where = f"{choice}\0{index}\0{name}".encode("utf-8", "replace")
+    digest = blake2b(array("Q", prompt).tobytes() + where, digest_size=12).hexdigest()
+    return f"call_{index:02}_{digest}"
+
+
 class ChoiceText:
     """The text of one choice as it grows."""
 
     def __init__(
-        self, choice: int, parser: TextParser, tokenizer: Tokenizer, *, with_tokens: bool, start: int = 0
+        self,
+        choice: int,
+        parser: TextParser,
+        tokenizer: Tokenizer,
+        *,
+        with_tokens: bool,
+        prompt: Sequence[int] = (),
+        start: int = 0,
     ) -> None:
-        """`start`: characters that the choice has before its first token."""
+        """`prompt` names the ids of calls; `start`: characters that the choice has before its first token."""
         self._start = start
+        self._prompt = prompt
         self._choice = choice
         self._parser = parser
         self._tokenizer = tokenizer
@@ -121,6 +142,8 @@ class ChoiceText:
         self.num_tokens = 0
         self.num_reasoning = 0
         self.num_calls = 0
+        """Calls that are complete."""
+        self._num_begun = 0
 
     @property
     def stopped(self) -> bool:
@@ -148,21 +171,29 @@ class ChoiceText:
         return [self._event(delta) for delta in self._parser.finish()]
 
     def _event(self, delta: Delta) -> Piece | ToolCallPiece:
-        if delta.tool_call is not None:
-            self.num_calls += 1
-            return ToolCallPiece(
-                choice=self._choice,
-                index=self.num_calls - 1,
-                call=delta.tool_call,
-                num_tokens=self.num_tokens,
-            )
+        if delta.kind == "tool_call":
+            return self._call(delta)
         tokens = tuple(self._tokens_until(delta.place, delta.place + len(delta.text)))
-        assert delta.kind != "tool_call"
         return Piece(
             choice=self._choice,
             kind=delta.kind,
             text=delta.text,
             tokens=tokens,
+            num_tokens=self.num_tokens,
+        )
+
+    def _call(self, delta: Delta) -> ToolCallPiece:
+        begins = delta.begins
+        if begins is not None:
+            begins = replace(begins, id=call_id(self._prompt, self._choice, self._num_begun, begins.name))
+            self._num_begun += 1
+        self.num_calls += delta.complete
+        return ToolCallPiece(
+            choice=self._choice,
+            index=self._num_begun - 1,
+            text=delta.text,
+            begins=begins,
+            complete=delta.complete,
             num_tokens=self.num_tokens,
         )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from mohist.chat.splitter import TextKind
+from mohist.chat.delta import TextKind
 from mohist.serve.answer import Event, Finished, FinishReason, Piece, Started, TokenInfo, ToolCallPiece, Usage
 from mohist.serve.ask import Ask, Shape, Tool
 from mohist.serve.errors import ApiError, unavailable
@@ -215,11 +216,23 @@ class Reader:
         for i, reason in enumerate(self._reasons):
             if reason is None:
                 raise self._broken("broke off in the middle of its answer")
-            calls = [call for _, call in sorted(self._calls[i].items())]
-            events += [ToolCallPiece(choice=i, index=k, call=call) for k, call in enumerate(calls)]
+            events += self._whole_calls(i)
             # It counts all choices together.
             events.append(Finished(choice=i, reason=reason, usage=Usage() if i else self._usage))
         return events
+
+    def _whole_calls(self, choice: int) -> list[Event]:
+        calls = [call for _, call in sorted(self._calls[choice].items())]
+        return [
+            ToolCallPiece(
+                choice=choice,
+                index=index,
+                text=call.arguments,
+                begins=replace(call, arguments=""),
+                complete=self._reasons[choice] != "length" or index + 1 < len(calls),
+            )
+            for index, call in enumerate(calls)
+        ]
 
     def _start(self, chunk: _Chunk) -> Started:
         self._started = True

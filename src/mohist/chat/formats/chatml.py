@@ -7,6 +7,7 @@ words in the system message. A tool may be called in the middle of thinking, whi
 
 from __future__ import annotations
 
+from mohist.chat.call_reader import JSON_CALL
 from mohist.chat.calls import CallSyntax, Schemas, tool_calls_from_json_texts
 from mohist.chat.format import EARLY_STOP, ChatFormat
 from mohist.types import ToolCall
@@ -35,6 +36,7 @@ FORMAT = ChatML(
     tool_sections=(("<tool_call>", "</tool_call>"),),
     turn_markup=("<|im_start|>", "<tool_response>", "</tool_response>"),
     stop_texts=("<|im_end|>", "<|endoftext|>"),
+    call_markup=JSON_CALL,
     calls=CallSyntax(call=('<tool_call>\n{"name": "{name}", "arguments": ', "}\n</tool_call>"), between="\n"),
     early_stop=EARLY_STOP,
     default_template=CHATML_TEMPLATE,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 
+from mohist.chat.call_reader import CallMarkup
 from mohist.chat.calls import CallSyntax, Schemas, tool_call_from_json
 from mohist.chat.format import EARLY_STOP, ChatFormat
 from mohist.chat.template import Template
 from mohist.types import ToolCall
 
-__all__ = ["DEEPSEEK_CALL_MARKUP", "DEEPSEEK_TURN_MARKUP", "FORMAT", "DeepSeek"]
+__all__ = ["DEEPSEEK_CALLS", "DEEPSEEK_CALL_MARKUP", "DEEPSEEK_TURN_MARKUP", "FORMAT", "DeepSeek"]
 
 _TEMPLATE = """\
 {{- bos_token }}
@@ -35,6 +36,13 @@ _FENCED = re.compile(r"\w+<｜tool▁sep｜>(?P<name>[^\n]+)\n```json\n(?P<argum
 """R1 and V3: the kind of tool, its name, and the arguments in a Markdown fence."""
 _BARE = re.compile(r"(?P<name>[^\n]+?)<｜tool▁sep｜>(?P<arguments>.*)", re.DOTALL)
 """V3.1: name and arguments."""
+DEEPSEEK_CALLS = CallMarkup(
+    before=re.compile(
+        r"\s*<｜tool▁call▁begin｜>(?:\w+<｜tool▁sep｜>(?=[^\n<{]+\n```json\n))?"
+        r"(?P<name>[^\n<{]+)(?:<｜tool▁sep｜>|\n```json\n)\s*(?=\{)"
+    ),
+    after=re.compile(r"(?:\s*```)?\s*<｜tool▁call▁end｜>"),
+)
 _TO_JSON = re.compile(r"""arguments['"\]]*\s*\|\s*tojson""")
 
 DEEPSEEK_CALL_MARKUP = ("<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>")
@@ -80,6 +88,7 @@ FORMAT = DeepSeek(
     turn_markup=DEEPSEEK_TURN_MARKUP,
     stop_texts=("<｜end▁of▁sentence｜>",),
     no_content=None,
+    call_markup=DEEPSEEK_CALLS,
     calls=CallSyntax(
         opening="<｜tool▁calls▁begin｜>",
         call=("<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n", "\n```<｜tool▁call▁end｜>"),

@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from mohist.chat.calls import CallSyntax
 from mohist.chat.format import EARLY_STOP
-from mohist.chat.formats.deepseek import DEEPSEEK_CALL_MARKUP, DEEPSEEK_TURN_MARKUP, DeepSeek
+from mohist.chat.formats.deepseek import (
+    DEEPSEEK_CALL_MARKUP,
+    DEEPSEEK_CALLS,
+    DEEPSEEK_TURN_MARKUP,
+    DeepSeek,
+)
 
 __all__ = ["FORMAT"]
 
@@ -35,6 +40,7 @@ FORMAT = DeepSeek(
     inner_markup=DEEPSEEK_CALL_MARKUP,
     turn_markup=DEEPSEEK_TURN_MARKUP,
     stop_texts=("<｜end▁of▁sentence｜>",),
+    call_markup=DEEPSEEK_CALLS,
     calls=CallSyntax(
         opening="<｜tool▁calls▁begin｜>",
         call=("<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),

@@ -6,7 +6,7 @@ does. Thoughts stay in the history across calls of tools and are dropped at the 
 
 from __future__ import annotations
 
-from mohist.chat.dsml import DSML_CALLS, DSML_SYSTEM, Dsml, dsml_syntax
+from mohist.chat.dsml import DSML_CALLS, DSML_SYSTEM, Dsml, dsml_markup, dsml_syntax
 from mohist.chat.format import EARLY_STOP
 from mohist.chat.formats.deepseek import DEEPSEEK_TURN_MARKUP
 
@@ -84,6 +84,7 @@ FORMAT = Dsml(
     inner_markup=("｜DSML｜",),
     turn_markup=(*DEEPSEEK_TURN_MARKUP, "<function_results>", "</function_results>"),
     stop_texts=("<｜end▁of▁sentence｜>",),
+    call_markup=dsml_markup(),
     calls=dsml_syntax("function_calls"),
     early_stop=EARLY_STOP,
     default_template=_TEMPLATE,

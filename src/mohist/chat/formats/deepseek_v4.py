@@ -6,7 +6,7 @@ in the history of conversations with tools; in others they are dropped at the us
 
 from __future__ import annotations
 
-from mohist.chat.dsml import DSML_CALLS, DSML_SYSTEM, Dsml, dsml_syntax
+from mohist.chat.dsml import DSML_CALLS, DSML_SYSTEM, Dsml, dsml_markup, dsml_syntax
 from mohist.chat.format import EARLY_STOP
 from mohist.chat.formats.deepseek import DEEPSEEK_TURN_MARKUP
 
@@ -93,6 +93,7 @@ FORMAT = Dsml(
     inner_markup=("｜DSML｜",),
     turn_markup=(*DEEPSEEK_TURN_MARKUP, "<tool_result>", "</tool_result>"),
     stop_texts=("<｜end▁of▁sentence｜>",),
+    call_markup=dsml_markup(),
     calls=dsml_syntax("tool_calls"),
     efforts=("high", "max"),
     early_stop=EARLY_STOP,

@@ -11,8 +11,10 @@ import json
 import re
 from typing import Any
 
+from mohist.chat.call_reader import CallMarkup
 from mohist.chat.calls import Schemas, tool_call_from_json
 from mohist.chat.format import ChatFormat
+from mohist.chat.gemma_arguments import ATOM, KEY, QUOTE, GemmaArguments
 from mohist.chat.template import Template
 from mohist.types import ToolCall
 
@@ -35,9 +37,6 @@ _TEMPLATE = """\
 {%- endif %}"""
 
 _CALL = re.compile(r"\s*call:([^\s{]+)(\{.*\})\s*", re.DOTALL)
-_QUOTE = '<|"|>'
-_KEY = re.compile(r"[^\s:,{}\[\]<]+")
-_ATOM = re.compile(r"[^\s,{}\[\]<]+")
 
 
 class Gemma4(ChatFormat):
@@ -64,21 +63,21 @@ class _Reader:
 
     def value(self, place: int) -> tuple[Any, int]:
         text = self._text
-        if text.startswith(_QUOTE, place):
+        if text.startswith(QUOTE, place):
             return self._string(place)
         if text.startswith("{", place):
             return self._object(place + 1)
         if text.startswith("[", place):
             return self._array(place + 1)
-        atom = _ATOM.match(text, place)
+        atom = ATOM.match(text, place)
         if atom is None:
             raise ValueError(f"a value is missing at character {place}")
         return json.loads(atom[0]), atom.end()
 
     def _string(self, place: int) -> tuple[str, int]:
-        start = place + len(_QUOTE)
-        end = self._text.index(_QUOTE, start)
-        return self._text[start:end], end + len(_QUOTE)
+        start = place + len(QUOTE)
+        end = self._text.index(QUOTE, start)
+        return self._text[start:end], end + len(QUOTE)
 
     def _object(self, place: int) -> tuple[dict[str, Any], int]:
         values: dict[str, Any] = {}
@@ -99,9 +98,9 @@ class _Reader:
         return values, place + 1
 
     def _key(self, place: int) -> tuple[str, int]:
-        if self._text.startswith(_QUOTE, place):
+        if self._text.startswith(QUOTE, place):
             return self._string(place)
-        key = _KEY.match(self._text, place)
+        key = KEY.match(self._text, place)
         if key is None:
             raise ValueError(f"a key is missing at character {place}")
         return key[0], key.end()
@@ -114,6 +113,8 @@ class _Reader:
         return place
 
 
+_MARKUP = CallMarkup(before=re.compile(r"\s*call:(?P<name>[^\s{]+)(?=\{)"), arguments=GemmaArguments)
+
 FORMAT = Gemma4(
     name="gemma_4",
     signs=("<|turn>", "<turn|>"),
@@ -121,7 +122,8 @@ FORMAT = Gemma4(
     think=("<|channel>thought", "<channel|>"),
     thought=("<|channel>thought\n", "\n<channel|>"),
     tool_sections=(("<|tool_call>", "<tool_call|>"),),
-    inner_markup=("<|channel>", _QUOTE),
+    call_markup=_MARKUP,
+    inner_markup=("<|channel>", QUOTE),
     turn_markup=(
         "<bos>",
         "<|turn>",

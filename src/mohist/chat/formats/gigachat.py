@@ -5,6 +5,7 @@ A call of a tool is a turn of its own after the answer's, `function call` (3.1: 
 
 from __future__ import annotations
 
+from mohist.chat.call_reader import JSON_CALL
 from mohist.chat.calls import CallSyntax, Schemas, tool_calls_from_json_texts
 from mohist.chat.format import ChatFormat
 from mohist.types import ToolCall
@@ -44,6 +45,7 @@ FORMAT = GigaChat(
     frame=("<|message_sep|>",),
     inner_markup=("<|role_sep|>", "<|message_sep|>"),
     stop_texts=("</s>",),
+    call_markup=JSON_CALL,
     calls=CallSyntax(call=(_TURN + '{"name": "{name}", "arguments": ', "}<|message_sep|>")),
     default_template=_TEMPLATE,
 )

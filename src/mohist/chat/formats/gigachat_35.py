@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mohist.chat.dsml import Dsml, dsml_syntax
+from mohist.chat.dsml import Dsml, dsml_markup, dsml_syntax
 from mohist.chat.format import EARLY_STOP
 
 __all__ = ["FORMAT"]
@@ -34,6 +34,7 @@ FORMAT = Gcml(
     inner_markup=("｜GCML｜",),
     turn_markup=("<|role_sep|>",),
     stop_texts=("</s>",),
+    call_markup=dsml_markup(Gcml.mark),
     calls=dsml_syntax("tool_calls", Gcml.mark),
     early_stop=EARLY_STOP,
     default_template=_TEMPLATE,

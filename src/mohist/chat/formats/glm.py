@@ -8,12 +8,15 @@ of the user are left out of the history, unless `clear_thinking` is false (4.7 a
 from __future__ import annotations
 
 import re
+from functools import partial
 
+from mohist.chat.arguments import TagArguments, TagSyntax
+from mohist.chat.call_reader import CallMarkup
 from mohist.chat.calls import CallSyntax, Schemas, tool_call_from_texts
 from mohist.chat.format import EARLY_STOP, ChatFormat
 from mohist.types import ToolCall
 
-__all__ = ["FORMAT", "GLM_MARKUP", "GLM_STOPS", "Glm"]
+__all__ = ["FORMAT", "GLM_CALLS", "GLM_MARKUP", "GLM_STOPS", "Glm"]
 
 _TEMPLATE = """\
 {{- '[gMASK]<sop>' }}
@@ -35,6 +38,18 @@ _TEMPLATE = """\
 _ARGUMENT = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 _NAME = re.compile(r"\s*([^\s<]+)\s*(.*)", re.DOTALL)
 
+GLM_CALLS = CallMarkup(
+    before=re.compile(r"\s*(?P<name>[^\s<]+)\s*(?=<arg_key>)"),
+    arguments=partial(
+        TagArguments,
+        TagSyntax(
+            before=re.compile(r"\s*<arg_key>(?P<key>.*?)</arg_key>\s*<arg_value>", re.DOTALL),
+            end="</arg_value>",
+            after=None,
+        ),
+    ),
+    ends_with_section=True,
+)
 GLM_STOPS = ("<|user|>", "<|observation|>", "<|endoftext|>")
 GLM_MARKUP = ("<|system|>", "<|assistant|>", "<tool_response>", "</tool_response>", "[gMASK]", "<sop>")
 
@@ -60,6 +75,7 @@ FORMAT = Glm(
     inner_markup=("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
     turn_markup=GLM_MARKUP,
     stop_texts=GLM_STOPS,
+    call_markup=GLM_CALLS,
     calls=CallSyntax(
         call=("<tool_call>{name}\n", "</tool_call>"),
         between="\n",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mohist.chat.calls import CallSyntax
 from mohist.chat.format import EARLY_STOP
-from mohist.chat.formats.glm import GLM_MARKUP, GLM_STOPS, Glm
+from mohist.chat.formats.glm import GLM_CALLS, GLM_MARKUP, GLM_STOPS, Glm
 
 __all__ = ["FORMAT"]
 
@@ -30,6 +30,7 @@ FORMAT = Glm(
     inner_markup=("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
     turn_markup=GLM_MARKUP,
     stop_texts=GLM_STOPS,
+    call_markup=GLM_CALLS,
     calls=CallSyntax(
         call=("<tool_call>{name}", "</tool_call>"),
         argument=("<arg_key>{key}</arg_key><arg_value>", "</arg_value>"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from mohist.chat.call_reader import CallMarkup
 from mohist.chat.calls import CallSyntax, Schemas, tool_call_from_json
 from mohist.chat.format import EARLY_STOP, ChatFormat
 from mohist.types import ToolCall
@@ -29,6 +30,13 @@ _TEMPLATE = """\
 _CALL = re.compile(
     r"\s*<\|tool_call_begin\|>(?P<id>.*?)<\|tool_call_argument_begin\|>(?P<arguments>.*?)<\|tool_call_end\|>\s*",
     re.DOTALL,
+)
+_MARKUP = CallMarkup(
+    before=re.compile(
+        r"\s*<\|tool_call_begin\|>\s*(?P<id>(?:functions\.)?(?P<name>[\w.-]+?)(?::\d+)?)\s*"
+        r"<\|tool_call_argument_begin\|>\s*(?=\{)"
+    ),
+    after=re.compile(r"\s*<\|tool_call_end\|>"),
 )
 _ID = re.compile(r"(?:functions\.)?(.+?)(?::\d+)?", re.DOTALL)
 
@@ -56,6 +64,7 @@ FORMAT = Kimi(
     inner_markup=("<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"),
     turn_markup=("<|im_system|>", "<|im_user|>", "<|im_assistant|>", "<|im_middle|>"),
     stop_texts=("<|im_end|>", "[EOS]"),
+    call_markup=_MARKUP,
     calls=CallSyntax(
         opening="<|tool_calls_section_begin|>",
         call=(

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from typing import Any
 
+from mohist.chat.arguments import TagArguments, TagSyntax
+from mohist.chat.call_reader import CallMarkup
 from mohist.chat.calls import CallSyntax, Schemas, tool_call_from_json
 from mohist.chat.format import ChatFormat
 from mohist.chat.template import Template
@@ -82,6 +85,22 @@ def _plain(attribute: str) -> str:
     return attribute.replace("&quot;", '"').replace("&amp;", "&")
 
 
+_MARKUP = CallMarkup(
+    before=re.compile(
+        r'\s*<\|open\|>call tool="(?P<name>[^"&]*)"[^<]*<\|sep\|>'
+        r"(?=\s*(?:<\|open\|>argument|<\|close\|>call))"
+    ),
+    arguments=partial(
+        TagArguments,
+        TagSyntax(
+            before=re.compile(r'\s*<\|open\|>argument key="(?P<key>[^"]*)" type="(?P<kind>\w+)"<\|sep\|>'),
+            end="<|close|>argument<|sep|>",
+            after=re.compile(r"\s*<\|close\|>call<\|sep\|>"),
+            key=_plain,
+        ),
+    ),
+)
+
 FORMAT = KimiK3(
     name="kimi_k3",
     signs=("<|open|>", "<|sep|>", "<|end_of_msg|>"),
@@ -92,6 +111,7 @@ FORMAT = KimiK3(
     frame=("<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"),
     inner_markup=("<|open|>", "<|close|>", "<|sep|>"),
     stop_texts=("<|end_of_msg|>",),
+    call_markup=_MARKUP,
     calls=CallSyntax(
         opening="<|open|>tools<|sep|>",
         call=('<|open|>call tool="{name}" index="{number}"<|sep|>', "<|close|>call<|sep|>"),

@@ -6,6 +6,7 @@ looked for where tools were offered.
 
 from __future__ import annotations
 
+from mohist.chat.call_reader import JSON_CALL
 from mohist.chat.calls import CallSyntax, Schemas, tool_calls_from_json_texts
 from mohist.chat.format import ChatFormat
 from mohist.types import ToolCall
@@ -37,6 +38,7 @@ FORMAT = Llama3(
     bare_call='{"name"',
     turn_markup=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"),
     stop_texts=("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"),
+    call_markup=JSON_CALL,
     calls=CallSyntax(call=('{"name": "{name}", "parameters": ', "}")),
     default_template=_TEMPLATE,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mohist.chat.call_reader import JSON_CALL
 from mohist.chat.calls import CallSyntax, Schemas, tool_calls_from_json_texts
 from mohist.chat.format import EARLY_STOP, ChatFormat
 from mohist.types import ToolCall
@@ -37,6 +38,7 @@ FORMAT = MiniMaxM1(
     tool_sections=(("<tool_calls>", "</tool_calls>"),),
     turn_markup=("<begin_of_document>", "<beginning_of_sentence>"),
     stop_texts=("<end_of_sentence>",),
+    call_markup=JSON_CALL,
     calls=CallSyntax(
         opening="<tool_calls>\n", call=('{"name": "{name}", "arguments": ', "}\n"), closing="</tool_calls>"
     ),

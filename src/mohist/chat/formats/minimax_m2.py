@@ -7,7 +7,10 @@ the template keeps them there.
 from __future__ import annotations
 
 import re
+from functools import partial
 
+from mohist.chat.arguments import TagArguments, TagSyntax
+from mohist.chat.call_reader import CallMarkup
 from mohist.chat.calls import CallSyntax, Schemas, tool_call_from_texts
 from mohist.chat.format import EARLY_STOP, ChatFormat
 from mohist.types import ToolCall
@@ -29,6 +32,19 @@ _TEMPLATE = """\
 
 _INVOKE = re.compile(r'\s*<invoke name="?([^">]+)"?>(.*?)</invoke>\s*', re.DOTALL)
 _PARAMETER = re.compile(r'\s*<parameter name="?([^">]+)"?>(.*?)</parameter>\s*', re.DOTALL)
+
+_MARKUP = CallMarkup(
+    before=re.compile(r'\s*<invoke name="?(?P<name>[^">]+)"?>'),
+    arguments=partial(
+        TagArguments,
+        TagSyntax(
+            before=re.compile(r'\s*<parameter name="?(?P<key>[^">]+)"?>'),
+            end="</parameter>",
+            after=re.compile(r"\s*</invoke>"),
+            key=str,
+        ),
+    ),
+)
 
 
 class MiniMaxM2(ChatFormat):
@@ -53,6 +69,7 @@ FORMAT = MiniMaxM2(
     tool_sections=(("<minimax:tool_call>", "</minimax:tool_call>"),),
     turn_markup=("]~!b[", "]~b]"),
     stop_texts=("[e~[",),
+    call_markup=_MARKUP,
     calls=CallSyntax(
         opening="<minimax:tool_call>\n",
         call=('<invoke name="{name}">\n', "</invoke>\n"),

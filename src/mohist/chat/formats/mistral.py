@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from mohist.chat.call_reader import JSON_CALL, CallMarkup
 from mohist.chat.calls import CallSyntax, Schemas, tool_call_from_json, tool_calls_from_json_texts
 from mohist.chat.format import ChatFormat
 from mohist.types import ToolCall
@@ -27,6 +28,14 @@ _TEMPLATE = """\
 {%- endfor %}"""
 
 _CALL = re.compile(r"\s*([^\s\[{]+)(?:\[CALL_ID\](\w+))?\[ARGS\](.*)", re.DOTALL)
+
+_MARKUP = CallMarkup(
+    before=re.compile(
+        r'(?:(?:\s*\[TOOL_CALLS\])?\s*|[\s,\[]*\{\s*"name"\s*:\s*")(?P<name>[^\s\[{"]+)'
+        r'(?:(?:\[CALL_ID\](?P<id>\w+))?\[ARGS\]\s*|"\s*,\s*"arguments"\s*:\s*)(?=\{)'
+    ),
+    after=JSON_CALL.after,
+)
 
 
 class Mistral(ChatFormat):
@@ -57,6 +66,7 @@ FORMAT = Mistral(
         *("[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CONTENT]", "[IMG]"),
     ),
     stop_texts=("</s>",),
+    call_markup=_MARKUP,
     calls=CallSyntax(call=("[TOOL_CALLS]{name}[ARGS]", "")),
     early_stop="[/THINK]",
     default_template=_TEMPLATE,

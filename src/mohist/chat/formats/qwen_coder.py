@@ -12,7 +12,10 @@ VALUE
 from __future__ import annotations
 
 import re
+from functools import partial
 
+from mohist.chat.arguments import TagArguments, TagSyntax
+from mohist.chat.call_reader import CallMarkup
 from mohist.chat.calls import CallSyntax, Schemas, tool_call_from_texts
 from mohist.chat.format import EARLY_STOP, ChatFormat
 from mohist.chat.formats.chatml import CHATML_TEMPLATE
@@ -22,6 +25,21 @@ __all__ = ["FORMAT"]
 
 _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>(.*?)</function>\s*", re.DOTALL)
 _PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\s*", re.DOTALL)
+
+_MARKUP = CallMarkup(
+    before=re.compile(r"\s*<function=(?P<name>[^>\n]+)>"),
+    arguments=partial(
+        TagArguments,
+        TagSyntax(
+            before=re.compile(r"\s*<parameter=(?P<key>[^>\n]+)>"),
+            end="</parameter>",
+            after=re.compile(r"\s*</function>"),
+            newlines=True,
+            python_names=True,
+            key=str,
+        ),
+    ),
+)
 
 
 class QwenCoder(ChatFormat):
@@ -42,6 +60,7 @@ FORMAT = QwenCoder(
     tool_sections=(("<tool_call>", "</tool_call>"),),
     turn_markup=("<|im_start|>", "<tool_response>", "</tool_response>"),
     stop_texts=("<|im_end|>", "<|endoftext|>"),
+    call_markup=_MARKUP,
     calls=CallSyntax(
         call=("<tool_call>\n<function={name}>\n", "</function>\n</tool_call>"),
         between="\n",
