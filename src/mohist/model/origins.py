@@ -115,14 +115,10 @@ class Separate(Origin):
 
 
 @dataclass(frozen=True)
-class Unpermuted(Origin):
+class Unpermuted(Plain):
     """Rows of every head stored in neighbouring rope pairs (GGUF, `llama`), ours in halves."""
 
     num_heads: int
-
-    def sources(self, shape: Shape) -> dict[str, Shape]:
-        """See `Origin`."""
-        return {self.name: shape}
 
     def read(self, checkpoint: Checkpoint, shape: Shape) -> Iterator[RawTensor]:
         """See `Origin`."""
@@ -137,17 +133,13 @@ class Unpermuted(Origin):
 
 
 @dataclass(frozen=True)
-class Shifted(Origin):
+class Shifted(Plain):
     """A vector stored with a number added, in float32: Gemma's norms, less 1 in its own files, in GGUF's.
 
-    The sum rounds. Whoever adds the number again gets what is stored, bit for bit.
+    The sum rounds; whoever adds the number again gets what is stored, bit for bit.
     """
 
     by: float
-
-    def sources(self, shape: Shape) -> dict[str, Shape]:
-        """See `Origin`."""
-        return {self.name: shape}
 
     def read(self, checkpoint: Checkpoint, shape: Shape) -> Iterator[RawTensor]:
         """See `Origin`."""
