@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mohist.serve.settings import LimitsConfig
 from tests.serve.live import Live
 
 
@@ -86,3 +87,14 @@ def test_bodies_and_headers_are_bounded(
     response = server.client.post("/v1/chat/completions", content=content, headers=headers)
     assert response.status_code == status
     assert server.client.get("/health/live").status_code == 200
+
+
+def test_pdf_files_have_a_bound_of_their_own(server: Live) -> None:
+    limits = LimitsConfig()
+    between = b"%" * (limits.max_body_bytes + 1)
+    assert server.client.post("/v1/pdf/text", content=between).status_code == 422, "no PDF, but not too large"
+    for content in (b"%" * (limits.max_pdf_bytes + 1), iter([b"%" * (limits.max_pdf_bytes // 2 + 1)] * 2)):
+        response = server.client.post("/v1/pdf/text", content=content)
+        assert response.status_code == 413
+        message = "the body has more than 33,554,432 bytes (limits.max_pdf_bytes)"
+        assert response.json()["error"]["message"] == message

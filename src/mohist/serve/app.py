@@ -62,7 +62,7 @@ def make_app(
         redoc_url=None,
         openapi_url="/openapi.json",
     )
-    app.include_router(page.routes())
+    app.include_router(page.routes(service.limits))
     for module in pkgutil.iter_modules(dialects.__path__):
         app.include_router(importlib.import_module(f"{dialects.__name__}.{module.name}").routes(service))
     for router in routers:
@@ -103,7 +103,7 @@ class Gate:
         self.app = app
         self._access = access
         self._meter = service.meter
-        self._max_body_bytes = service.limits.max_body_bytes
+        self._limits = service.limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the application's life."""
@@ -152,15 +152,16 @@ class Gate:
                 reply.raw_headers += error.headers
                 await reply(scope, receive, send)
                 return
+        setting = "max_pdf_bytes" if scope["path"] == page.PDF_PATH else "max_body_bytes"
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if int(length) > self._max_body_bytes:
-            await _reply(self._too_large())(scope, receive, send)
+        if int(length) > getattr(self._limits, setting):
+            await _reply(self._too_large(setting))(scope, receive, send)
             return
-        await self.app(scope, self._bounded(receive), send)
+        await self.app(scope, self._bounded(receive, setting), send)
 
-    def _bounded(self, receive: Receive) -> Receive:
+    def _bounded(self, receive: Receive, setting: str) -> Receive:
         """`receive` that raises for bodies of unknown length once they are too large."""
-        left = self._max_body_bytes
+        left = getattr(self._limits, setting)
 
         async def bounded() -> Message:
             nonlocal left
@@ -168,10 +169,13 @@ class Gate:
             if message["type"] == "http.request":
                 left -= len(message.get("body", b""))
                 if left < 0:
-                    raise HTTPException(413, str(self._too_large()))
+                    raise HTTPException(413, str(self._too_large(setting)))
             return message
 
         return bounded
 
-    def _too_large(self) -> ApiError:
-        return ApiError(413, f"the body has more than {self._max_body_bytes} bytes", code="body_too_large")
+    def _too_large(self, setting: str) -> ApiError:
+        most = getattr(self._limits, setting)
+        return ApiError(
+            413, f"the body has more than {most:,} bytes (limits.{setting})", code="body_too_large"
+        )

@@ -24,9 +24,10 @@ from mohist.serve.errors import ApiError
 from mohist.serve.openai_reply import ErrorBody, documented
 from mohist.serve.openai_shape import error_body
 from mohist.serve.routes import error_route
+from mohist.serve.settings import LimitsConfig
 from mohist.serve.wire import JsonReply, unless_client_leaves
 
-__all__ = ["CONTENT_SECURITY_POLICY", "routes"]
+__all__ = ["CONTENT_SECURITY_POLICY", "PDF_PATH", "routes"]
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -62,6 +63,7 @@ TYPES = {
     ".txt": "text/plain; charset=utf-8",
 }
 
+PDF_PATH = "/v1/pdf/text"
 PDF = {"schema": {"type": "string", "format": "binary"}}
 PDF_TIMEOUT_S = 30.0
 PDF_READERS = 2
@@ -90,19 +92,26 @@ class _Site:
     files: dict[str, _File]
 
 
-def routes() -> APIRouter:
-    """The page's routes: `/`, `/page/...`, and `POST /v1/pdf/text`."""
+def routes(limits: LimitsConfig) -> APIRouter:
+    """The page's routes: `/`, `/page/...`, and `POST /v1/pdf/text`.
+
+    The page knows how large files may be, so that it need not send one to be told.
+    """
+    known = {b"{max_body_bytes}": limits.max_body_bytes, b"{max_pdf_bytes}": limits.max_pdf_bytes}
     router = APIRouter(route_class=error_route(error_body))
     readers = asyncio.Semaphore(PDF_READERS)
 
     @router.get("/", include_in_schema=False)
     def index(request: Request) -> Response:
         site = _site()
-        etag = f'"{site.version}"'
+        etag = f'"{site.version}-{limits.max_body_bytes}-{limits.max_pdf_bytes}"'
         headers = HEADERS | {"Cache-Control": "no-cache", "ETag": etag}
         if request.headers.get("if-none-match") == etag:
             return Response(status_code=304, headers=headers)
-        return Response(site.index, headers=headers, media_type=TYPES[".html"])
+        text = site.index
+        for place, value in known.items():
+            text = text.replace(place, str(value).encode())
+        return Response(text, headers=headers, media_type=TYPES[".html"])
 
     @router.get("/page/{version}/{path:path}", include_in_schema=False)
     def asset(request: Request, version: str, path: str) -> Response:
@@ -119,7 +128,7 @@ def routes() -> APIRouter:
         return Response(file.data, headers=headers, media_type=file.type)
 
     @router.post(
-        "/v1/pdf/text",
+        PDF_PATH,
         tags=["page"],
         responses=documented(PdfText)
         | {

@@ -46,7 +46,9 @@ class LimitsConfig:
     max_requests: int = 256
     """Requests running or waiting at once; further ones get 503 and when to come back."""
     max_body_bytes: int = 8 << 20
-    """Bytes of one request's body."""
+    """Bytes of one request's body, except for PDF files."""
+    max_pdf_bytes: int = 32 << 20
+    """Bytes of a PDF file that the page sends to have its text read."""
     max_header_bytes: int = 64 << 10
     """Bytes of one request's headers."""
     max_messages: int = 4096

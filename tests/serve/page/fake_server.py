@@ -21,6 +21,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from mohist.serve import page
+from mohist.serve.settings import LimitsConfig
 
 SCRIPTS = Path(__file__).parent / "scripts"
 THOUGHTS = "First I look at **both** numbers. They are 2 and 2. Adding them gives $2 + 2 = 4$. "
@@ -83,7 +84,7 @@ def running() -> Generator[FakeServer]:
 def make_app(fake: FakeServer) -> FastAPI:
     """The application, which tells `fake` what happens."""
     app = FastAPI(openapi_url=None)
-    app.include_router(page.routes())
+    app.include_router(page.routes(LimitsConfig(max_body_bytes=1_500_000, max_pdf_bytes=2_000_000)))
 
     def key(request: Request) -> None:
         if fake.key and request.headers.get("authorization") != f"Bearer {fake.key}":

@@ -195,6 +195,8 @@ def test_files_become_context(open_page: OpenPage, fake: FakeServer) -> None:
         ("empty.txt", b"  \n", "empty.txt is empty."),
         ("broken.pdf", b"nothing", "broken.pdf: this is not a PDF file"),
         ("scan.pdf", pdf_of(""), "scan.pdf has no text in it; it may be a scan."),
+        ("huge.pdf", b"%" * 12_345_678, "huge.pdf has 12.3 MB; this server takes at most 2 MB."),
+        ("long.txt", b"x" * 1_600_000, "long.txt has 1.6 MB; this server takes at most 1.5 MB."),
     ],
 )
 def test_files_that_cannot_be_read_say_why(

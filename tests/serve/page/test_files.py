@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from mohist.serve import page
+from mohist.serve.settings import LimitsConfig
 
 WEB = Path(page.__file__).parent / "web"
 OWN = sorted(path for path in WEB.rglob("*") if path.is_file() and "vendor" not in path.parts)
@@ -21,7 +22,7 @@ SCRIPTS = [path for path in OWN if path.suffix == ".js"]
 @pytest.fixture(scope="module")
 def client() -> TestClient:
     app = FastAPI()
-    app.include_router(page.routes())
+    app.include_router(page.routes(LimitsConfig()))
     return TestClient(app)
 
 
@@ -37,6 +38,17 @@ def test_the_first_file_is_small_and_asked_for_every_time(client: TestClient) ->
     assert len(reply.content) < 2000
     again = client.get("/", headers={"If-None-Match": reply.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
+
+
+def test_the_first_file_says_how_large_files_may_be() -> None:
+    replies = []
+    for most in (1000, 2000):
+        app = FastAPI()
+        app.include_router(page.routes(LimitsConfig(max_body_bytes=7, max_pdf_bytes=most)))
+        replies.append(TestClient(app).get("/"))
+        assert f'<meta name="max-pdf-bytes" content="{most}" />' in replies[-1].text
+        assert '<meta name="max-body-bytes" content="7" />' in replies[-1].text
+    assert len({reply.headers["etag"] for reply in replies}) == 2, "a browser asks for the new one"
 
 
 def test_the_policy_has_no_loophole(client: TestClient) -> None:

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from mohist.serve import page, pdf
+from mohist.serve.settings import LimitsConfig
 from tests.serve.page.pdfs import pdf_of
 
 pytest.importorskip("pypdfium2", reason="PDFs are read by pypdfium2, of the extra `serve`")
@@ -15,7 +16,7 @@ pytest.importorskip("pypdfium2", reason="PDFs are read by pypdfium2, of the extr
 @pytest.fixture(scope="module")
 def client() -> TestClient:
     app = FastAPI()
-    app.include_router(page.routes())
+    app.include_router(page.routes(LimitsConfig()))
     return TestClient(app)
 
 

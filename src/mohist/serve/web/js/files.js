@@ -4,16 +4,20 @@ import { ApiError, readPdf } from "./api.js";
 import { newId } from "./conversations.js";
 import { bytes, t } from "./i18n.js";
 
-const MOST_BYTES = 32 * 2 ** 20; // the server may take less, and says so
-
 /** Read a file that a person chose. Throws an Error whose message says, in their language, why it cannot be. */
 export async function readFile(file) {
-  if (file.size > MOST_BYTES) throw new Error(t("fileTooLarge", { name: file.name, most: bytes(MOST_BYTES) }));
   const isPdf = file.type === "application/pdf" || /\.pdf$/i.test(file.name);
+  const most = mostBytes(isPdf ? "pdf" : "body");
+  if (file.size > most) {
+    throw new Error(t("fileTooLarge", { name: file.name, size: bytes(file.size), most: bytes(most) }));
+  }
   const { text, pages } = isPdf ? await pdf(file) : { text: decode(await file.arrayBuffer(), file.name) };
   if (!text.trim()) throw new Error(t(isPdf ? "pdfWithoutText" : "fileEmpty", { name: file.name }));
   return { id: newId(), name: file.name, text, pages };
 }
+
+/** What the server takes at once, of a PDF file or else of a question with all that belongs to it. */
+const mostBytes = (what) => Number(document.querySelector(`meta[name="max-${what}-bytes"]`).content);
 
 async function pdf(file) {
   try {

@@ -106,7 +106,7 @@ export const en = {
   pages_one: "1 page",
   characters: "{n} characters",
   characters_one: "1 character",
-  fileTooLarge: "{name} is too large; the limit is {most}.",
+  fileTooLarge: "{name} has {size}; this server takes at most {most}.",
   fileEmpty: "{name} is empty.",
   fileNotText: "{name} is neither text nor a PDF.",
   fileUnreadable: "{name}: {why}",

@@ -101,7 +101,7 @@ export const zh = {
   removeFile: "移除 {name}",
   pages: "{n} 页",
   characters: "{n} 个字符",
-  fileTooLarge: "{name} 太大，上限为 {most}。",
+  fileTooLarge: "{name} 大小为 {size}，此服务器最多接受 {most}。",
   fileEmpty: "{name} 是空的。",
   fileNotText: "{name} 既不是文本也不是 PDF。",
   fileUnreadable: "{name}：{why}",
