@@ -31,6 +31,8 @@ _ARCHITECTURES = {
     "minimax_m2": gguf.MODEL_ARCH.MINIMAXM2,
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
     "ministral3": gguf.MODEL_ARCH.MISTRAL3,
+    "mistral": gguf.MODEL_ARCH.LLAMA,
+    "glm4_moe_lite": gguf.MODEL_ARCH.DEEPSEEK2,
     "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
 }
@@ -51,7 +53,7 @@ _LATER_NAMES = {
     "block_sparse_moe.e_score_correction": "exp_probs_b",
 }
 """... except for these (llama.cpp's `tensor_mapping.py`)."""
-_INTERLEAVED = {"llama", "deepseek", "smollm3", "ministral3"}
+_INTERLEAVED = {"llama", "deepseek", "smollm3", "ministral3", "mistral"}
 """Model types whose queries and keys the converter permutes."""
 
 
@@ -186,7 +188,7 @@ def _metadata(writer: Any, config: Any, *, split_kv_b: bool) -> None:
         recurrent = [kind == "linear_attention" for kind in config.layer_types]
         writer.add_array(f"{_LATER['minimax'][0]}.attention.recurrent_layers", recurrent)
         writer.add_residual_scale(config.mlp_alpha_factor)
-    if config.model_type.startswith("deepseek_"):
+    if hasattr(config, "kv_lora_rank"):
         _deepseek_metadata(writer, config, split_kv_b=split_kv_b)
     else:
         _expert_metadata(writer, config)
@@ -228,7 +230,8 @@ def _deepseek_metadata(writer: Any, config: Any, *, split_kv_b: bool) -> None:
     if config.q_lora_rank is not None:
         writer.add_q_lora_rank(config.q_lora_rank)
     writer.add_kv_lora_rank(config.kv_lora_rank)
-    writer.add_leading_dense_block_count(config.first_k_dense_replace)
+    dense = getattr(config, "first_k_dense_replace", None)
+    writer.add_leading_dense_block_count(config.mlp_layer_types.count("dense") if dense is None else dense)
     writer.add_expert_count(config.n_routed_experts)
     writer.add_expert_used_count(config.num_experts_per_tok)
     writer.add_expert_shared_count(config.n_shared_experts)
@@ -242,7 +245,7 @@ def _deepseek_metadata(writer: Any, config: Any, *, split_kv_b: bool) -> None:
         writer.add_uint32(f"{prefix}.head_count", config.index_n_heads)
         writer.add_uint32(f"{prefix}.key_length", config.index_head_dim)
         writer.add_uint32(f"{prefix}.top_k", config.index_topk)
-    if config.model_type in ("deepseek_v3", "deepseek_v32"):
+    if config.model_type in ("deepseek_v3", "deepseek_v32", "glm4_moe_lite"):
         writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
         writer.add_expert_weights_norm(config.norm_topk_prob)
     if config.rope_parameters["rope_type"] == "yarn":
