@@ -106,12 +106,13 @@ def test_times_of_sizes_that_were_not_measured() -> None:
 class TimedRunner(FakeRunner):
     """Steps that take a second and `row_s` for each further row; a drafter that is as often right as told.
 
-    To tell it of a step takes `watch_s`.
+    To tell it of a step takes `watch_s`, to read a token that it has not seen `read_s`.
     """
 
-    def __init__(self, row_s: float, skill: float, watch_s: float = 0.0) -> None:
+    def __init__(self, row_s: float, skill: float, watch_s: float = 0.0, read_s: float = 0.0) -> None:
         super().__init__(max_positions=2000, num_blocks=2000, vocab_size=1000)
-        self.row_s, self.watch_s, self.now = row_s, watch_s, 0.0
+        self.row_s, self.watch_s, self.read_s, self.now = row_s, watch_s, read_s, 0.0
+        self.num_read: dict[int, int] = {}
         self.rests: list[bool] = []
         self.truth = Guesses(self, seed=0, skill=skill)
 
@@ -120,13 +121,17 @@ class TimedRunner(FakeRunner):
         return super().run(chunks)
 
     def backlog(self, sequence: Sequence) -> int:
-        return 0
+        return len(sequence.tokens) - self.num_read.get(sequence.id, 0) if self.read_s else 0
 
     def observe(self, chunks: Seq[Chunk], outcomes: Seq[Outcome]) -> None:
         assert not self.rests or not self.rests[-1]
         self.now += self.watch_s
 
     def propose(self, sequences: Seq[Sequence], counts: Seq[int]) -> list[list[int]]:
+        for sequence, count in zip(sequences, counts, strict=True):
+            if count:
+                self.now += self.read_s * self.backlog(sequence)
+                self.num_read[sequence.id] = len(sequence.tokens)
         return [self.truth.guesses(*pair) for pair in zip(sequences, counts, strict=True)]
 
     def forget(self, sequence: Sequence) -> None:
@@ -170,14 +175,14 @@ def watched(watch_s: float, skill: float) -> tuple[float, TimedRunner]:
     """Seconds of a long answer, with a drafter that takes time even where it guesses nothing."""
     runner = TimedRunner(0.2, skill, watch_s)
     engine = Engine(runner, EngineConfig(), Speculator(runner, runner.clock), runner.clock)
-    engine.generate([[1, 2, 3, 4]], SamplingParams(max_tokens=1500))
+    engine.generate([[1, 2, 3, 4]], SamplingParams(max_tokens=390))
     return runner.now, runner
 
 
 @pytest.mark.parametrize("watch_s", [0.1, 0.5, 2.0])
 def test_what_does_not_pay_rests(watch_s: float) -> None:
     """Even if it guesses nothing. It is tried again when what it took is made up for."""
-    plain, guessing = seconds(0.2, None, max_tokens=1500), watched(watch_s, skill=0.0)
+    plain, guessing = seconds(0.2, None, max_tokens=390), watched(watch_s, skill=0.0)
     assert guessing[0] <= plain * (1 + MAX_LOSS) + PATIENCE_STEPS + 3 * watch_s
     rests = guessing[1].rests
     assert len(rests) >= 3
@@ -186,5 +191,25 @@ def test_what_does_not_pay_rests(watch_s: float) -> None:
 
 def test_what_pays_does_not_rest() -> None:
     taken, runner = watched(0.1, skill=0.95)
-    assert taken < 0.7 * seconds(0.2, None, max_tokens=1500)
+    assert taken < 0.7 * seconds(0.2, None, max_tokens=390)
     assert runner.rests == []
+
+
+def answered(skill: float | None, max_tokens: int) -> float:
+    """Seconds of twenty answers after prompts that the drafter has to read first, which takes ten steps."""
+    runner = TimedRunner(0.05, skill or 0.0, read_s=0.1)
+    speculator = None if skill is None else Speculator(runner, runner.clock)
+    engine = Engine(runner, EngineConfig(), speculator, runner.clock)
+    for number in range(20):
+        engine.generate([[number, *range(99)]], SamplingParams(max_tokens=max_tokens))
+    return runner.now
+
+
+def test_reading_a_prompt_is_an_investment() -> None:
+    assert answered(0.95, max_tokens=100) < 0.7 * answered(None, max_tokens=100)
+
+
+@pytest.mark.parametrize(("skill", "max_tokens"), [(0.0, 100), (0.3, 100), (0.95, 5)])
+def test_reading_that_does_not_pay_off_is_left(skill: float, max_tokens: int) -> None:
+    plain = answered(None, max_tokens)
+    assert answered(skill, max_tokens) <= (1 + 1.1 * MAX_LOSS) * plain + 10 + PATIENCE_STEPS

@@ -36,6 +36,8 @@ MAX_LOSS = 0.03
 """Share of a sequence's time that guesses may have lost it, at any moment; the same of all time together."""
 PATIENCE_S, PATIENCE_STEPS = 0.02, 4
 """What guessing may owe beyond that before it rests: the larger of so many seconds and so many steps."""
+MOST_SAVED_S, MOST_SAVED_STEPS = 2.0, 100
+"""Of what guessing saved, as much may be staked later, on drafters that have to read a prompt first."""
 PRIOR_HITS, PRIOR_TRIES = 0.6, 1.0
 """What is believed of a sequence before anything was tried."""
 FEW_ROWS = 12
@@ -121,7 +123,7 @@ class Speculator:
         self._drafting_s = 0.0
         """Of the guesses of the step that comes."""
         self._debt_s = 0.0
-        """What guessing took beyond what it gave and `MAX_LOSS` of all steps."""
+        """What guessing took, less what it gave and `MAX_LOSS` of all steps."""
         self._rests = False
 
     def guess(self, sequences: Seq[Sequence], limits: Seq[int], spare: int) -> list[list[int]]:
@@ -139,9 +141,9 @@ class Speculator:
             start = self._clock()
             self._learn(chunks, outcomes, seconds)
             self._debt_s += self._clock() - start
-        self._debt_s = max(0.0, self._debt_s - MAX_LOSS * seconds)
-        patience_s = 0.0 if self._rests else max(PATIENCE_S, PATIENCE_STEPS * seconds)
-        if self._rests != (self._debt_s > patience_s):
+        most_saved_s = max(MOST_SAVED_S, MOST_SAVED_STEPS * seconds)
+        self._debt_s = max(-most_saved_s, self._debt_s - MAX_LOSS * seconds)
+        if self._rests != (self._debt_s > (0.0 if self._rests else patience_s(seconds))):
             self._rests = not self._rests
             self._drafter.rest(self._rests)
 
@@ -159,7 +161,9 @@ class Speculator:
         guesses = self._drafter.propose(sequences, counts)
         self._drafting_s = self._clock() - start
         if backlog > FEW_ROWS * len(sequences):
-            self._backlog_s = max(0.0, self._drafting_s - sum(counts) * self._draft_s) / backlog
+            reading_s = max(0.0, self._drafting_s - sum(counts) * self._draft_s)
+            self._backlog_s = reading_s / backlog
+            self._drafting_s -= reading_s  # spent once, and no reason to stop now
         else:
             self._draft_s += 0.2 * (self._drafting_s / sum(counts) - self._draft_s)
         return guesses
@@ -220,15 +224,20 @@ class Speculator:
     def _stay_within_credit(
         self, sequences: Seq[Sequence], accounts: Seq[_Account], counts: list[int], alone: float
     ) -> None:
-        """Lower counts whose rows would cost more than their sequence may lose."""
+        """Lower counts whose rows would cost more than their sequence may lose, or all of them together."""
         seconds = self._times.at_most(len(counts) + sum(counts))
         assert seconds is not None
         each = (seconds - alone) / sum(counts) + self._draft_s
+        spare_s = patience_s(alone) - self._debt_s
         for index, account in enumerate(accounts):
             if counts[index] and each > 0:
-                behind_s = self._backlog_s and self._backlog_s * self._drafter.backlog(sequences[index])
-                affordable = int(max(account.credit - behind_s, 0) / each)
+                affordable = int(max(account.credit, 0) / each)
                 counts[index] = max((n for n in COUNTS if n <= min(affordable, counts[index])), default=0)
+            backlog = self._drafter.backlog(sequences[index]) if counts[index] and self._backlog_s else 0
+            if backlog > FEW_ROWS:
+                spare_s -= backlog * self._backlog_s
+                if spare_s < 0:
+                    counts[index] = 0
 
     def _seconds(self, rows: int) -> float:
         seconds = self._times.of(rows)
@@ -255,6 +264,11 @@ class Speculator:
                 saved_s = num_right * alone / len(chunks)
                 account.balance += saved_s - len(chunk.drafts) * each
                 self._debt_s -= saved_s
+
+
+def patience_s(step_s: float) -> float:
+    """Seconds that guessing may owe, where a step takes so many."""
+    return max(PATIENCE_S, PATIENCE_STEPS * step_s)
 
 
 def count_right(drafts: Seq[int], outcome: Outcome) -> int:
