@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from mohist.model.attend import PackedAttend
 from mohist.model.convert import Conversion, requantized
 from mohist.model.family import family_named
 from mohist.model.load import load_decoder
-from mohist.model.loss import measure_loss
+from mohist.model.loss import CLEAR_NATS, measure_loss
 from mohist.model.save import save_decoder
 from mohist.model.tensors import Matrix
 from mohist.weights.checkpoint import Checkpoint, open_checkpoint, save_safetensors
+from mohist.weights.closest import closest_q8_0
 from mohist.weights.formats import Format
 from mohist.weights.gguf_writer import write_gguf_stream
 from mohist.weights.quants import dequantize, quantize
@@ -149,7 +151,8 @@ def test_matrices_are_quantised_and_nothing_else(
     values = dequantize(plain.read("blk.1.ffn_up_exps.weight"))
     stored = gguf.read("blk.1.ffn_up_exps.weight")
     if format.is_block:
-        assert torch.equal(stored.data, quantize(values.reshape(-1, values.shape[-1]), format).data)
+        encode = closest_q8_0 if format is Format.Q8_0 else partial(quantize, format=format)
+        assert torch.equal(stored.data, encode(values.reshape(-1, values.shape[-1])).data)
     else:
         assert torch.equal(stored.data, values.half())
     infos, tensors = requantized(plain, format)
@@ -227,6 +230,27 @@ def test_loss_of_a_model_against_itself_is_nothing(tmp_path: Path, monkeypatch: 
     loss = measure_loss(decoder, decoder, tiny.tokens(300).tolist())
     assert loss.num_tokens == 255  # the model's context
     assert loss.perplexity == loss.reference_perplexity
+    assert (loss.divergence, loss.agreement) == (0, 1)
     assert "same likeliest token at 100.00% of 255 places" in loss.line()
-    coarse = load_decoder(source, TorchOps(), quantize="q4_0")
-    assert measure_loss(decoder, coarse, tiny.tokens(200).tolist()).agreement < 1
+
+
+def test_what_is_measured_on_a_coarser_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = folder("llama", tmp_path, monkeypatch, torch.float32)
+    decoder, coarse = (load_decoder(source, TorchOps(), quantize=format) for format in ("f32", "q4_0"))
+    loss = measure_loss(decoder, coarse, tiny.tokens(200).tolist())
+    attend = PackedAttend([200], decoder.ops)
+    expected, found = (
+        one.logits(one(tiny.tokens(200), attend.positions_T, attend))[:-1].detach().double().log_softmax(1)
+        for one in (decoder, coarse)
+    )
+    targets = tiny.tokens(200)[1:].long()
+    top = expected.topk(2, dim=1).values
+    same, clear = expected.argmax(1) == found.argmax(1), top[:, 0] - top[:, 1] > CLEAR_NATS
+    divergence = torch.nn.functional.kl_div(found, expected, reduction="batchmean", log_target=True)
+    assert loss.divergence == pytest.approx(divergence.item(), rel=1e-4)
+    assert loss.perplexity == pytest.approx(torch.nn.functional.nll_loss(found, targets).exp().item())
+    assert loss.agreement == pytest.approx(same.double().mean().item())
+    assert loss.clear == pytest.approx(clear.double().mean().item())
+    assert loss.agreement < 1
+    assert 0 < loss.clear < 1
+    assert loss.clear_agreement == pytest.approx(same[clear].double().mean().item())

@@ -19,6 +19,7 @@ from mohist.model.origins import Origin, assembled, locate
 from mohist.model.tensors import Matrix
 from mohist.weights import mxfp4
 from mohist.weights.checkpoint import Checkpoint
+from mohist.weights.closest import closest_q8_0
 from mohist.weights.formats import Format, RawTensor, TensorInfo
 from mohist.weights.quants import dequantize, quantize
 
@@ -181,5 +182,6 @@ def encoded(name: str, values: Tensor, format: Format) -> RawTensor:
         return RawTensor.plain(name, values.to(format.dtype).contiguous())
     if format is Format.MXFP4:
         return mxfp4.pack(values, name)
-    rows = quantize(values.float().reshape(-1, values.shape[-1]), format, name)
+    matrix = values.float().reshape(-1, values.shape[-1])
+    rows = closest_q8_0(matrix, name) if format is Format.Q8_0 else quantize(matrix, format, name)
     return RawTensor(TensorInfo(name, format, tuple(values.shape)), rows.data)
