@@ -99,11 +99,11 @@ class Changes:
                 break
         for change, problem in problems.items():
             self._changes[change.kind, change.name] = replace(change, problem=problem)
-            extra = {"kind": change.kind, "changed": change.name, "reason": problem}
+            extra = {"kind": change.kind, "changed": change.name}
             if problem is None:
                 _log.info("a change of the admin API stands over the config", extra=extra)
             else:
-                _log.warning("a change of the admin API is set aside", extra=extra)
+                _log.warning("a change of the admin API is set aside", extra={**extra, "reason": problem})
 
     async def keep(
         self,

@@ -50,6 +50,8 @@ class FakeServer:
             "tiny": model("tiny", "tiny.gguf"),
         }
     )
+    wanted: list[dict[str, Any]] = field(default_factory=list)
+    """Settings of models that were to be loaded."""
     changes: list[dict[str, Any]] = field(default_factory=list)
     aliases: dict[str, str] = field(default_factory=lambda: {"default": "thinker-7b"})
     keys: list[dict[str, Any]] = field(default_factory=list)
@@ -163,6 +165,7 @@ def admin(app: FastAPI, fake: FakeServer) -> None:
     def load(new: dict[str, Any]) -> Any:
         if new["source"] == "missing":
             return problem(503, "missing: no such model")
+        fake.wanted.append(new)
         return fake.models.setdefault(new["name"], model(new["name"], new["source"]))
 
     @router.delete("/models/{name}", status_code=204)
@@ -230,7 +233,14 @@ def admin(app: FastAPI, fake: FakeServer) -> None:
 
 
 def model(name: str, source: str, *aliases: str) -> dict[str, Any]:
-    state = {"state": "loaded", "requests": 2, "idle_s": 0.0, "memory_bytes": 1_234_567_890, "error": None}
+    state = {
+        "state": "loaded",
+        "requests": 2,
+        "idle_s": 0.0,
+        "memory_bytes": 1_234_567_890,
+        "error": None,
+        "settings": None,
+    }
     return {"name": name, "source": source, "aliases": list(aliases), **state}
 
 

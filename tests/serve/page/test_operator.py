@@ -47,6 +47,38 @@ def test_models_and_aliases(open_page: OpenPage, fake: FakeServer) -> None:
     assert tell(page.locator("[role=alert]")) == "missing: no such model"
 
 
+def test_all_settings_of_a_model_can_be_given_and_are_shown(open_page: OpenPage, fake: FakeServer) -> None:
+    settings = {"quantize": "q8_0", "speculate": "off", "cache_tokens": None, "threads": 2, "at_start": False}
+    fake.models["tiny"]["settings"] = {**settings, "adapters": ["law=/a"]}
+    page = open_page("/#/admin")
+    said = "Format of matrices: q8_0 · Threads: 2 · Guessing ahead: off · :law · loaded when asked for"
+    assert tell(page.locator("td:has-text('tiny.gguf')")).split("\n")[-1] == said
+    page.fill("input[placeholder^='hf:']", "m.gguf")
+    page.click("text=More settings")
+    page.select_option("label:has-text('Format of matrices') select", "q4_1")
+    for label, text in {
+        "Guessing ahead": "mtp",
+        "Cache, tokens": "4096",
+        "LoRA adapters": "law=/a, verse=/b",
+        "Currency": "CNY",
+        "… of generated ones": "8.5",
+    }.items():
+        page.fill(f"label:has-text('{label}') input", text)
+    page.uncheck("label:has-text('Load it at every start') input")
+    page.click("button:text-is('Load')")
+    until(page, lambda: len(fake.wanted) == 1)
+    assert fake.wanted[0] == {
+        "source": "m.gguf",
+        "name": "",
+        "quantize": "q4_1",
+        "speculate": "mtp",
+        "cache_tokens": 4096,
+        "adapters": ["law=/a", "verse=/b"],
+        "prices": {"currency": "CNY", "completion_per_million": 8.5},
+        "at_start": False,
+    }
+
+
 def test_what_is_not_as_the_config_says_is_shown(open_page: OpenPage, fake: FakeServer) -> None:
     fake.models["tiny"] |= {"state": "failed", "error": "tiny.gguf: no such file or folder"}
     at = {"at_ms": 1_790_000_000_000, "problem": None}

@@ -1,8 +1,9 @@
 import { html, useState } from "../../vendor/preact.js";
-import { post, put, remove } from "../api.js";
+import { put, remove } from "../api.js";
 import { bytes, number, t } from "../i18n.js";
 import { loadModels } from "../models.js";
 import { attempt } from "./load.js";
+import { LoadModel, unusualSettings } from "./new_model.js";
 import { Changes } from "./changes.js";
 import { Table } from "./table.js";
 
@@ -13,7 +14,7 @@ export function Models({ data, reload }) {
     await Promise.all([reload(), loadModels()]);
   };
   const columns = [
-    [t("name"), (model) => html`<strong>${model.name}</strong><br /><small>${model.source}</small>`],
+    [t("name"), (model) => html`<${Name} model=${model} />`],
     [t("aliases"), (model) => model.aliases.join(", ")],
     [t("state"), (model) => html`<${State} model=${model} />`],
     [t("requests"), (model) => number(model.requests), true],
@@ -25,15 +26,21 @@ export function Models({ data, reload }) {
     <${Table} label=${t("models")} columns=${columns} rows=${data.models} name=${(model) => model.name} />
     <${Changes} changes=${data.changes} />
     <div class="forms">
-      <${Load} changed=${changed} />
+      <${LoadModel} changed=${changed} />
       <${Switch} models=${data.models} aliases=${data.aliases} changed=${changed} />
     </div>
   </section>`;
 }
 
+function Name({ model }) {
+  const unusual = model.settings ? unusualSettings(model.settings) : "";
+  return html`<strong>${model.name}</strong><br /><small>${model.source}</small>
+    ${unusual && html`<br /><small>${unusual}</small>`}`;
+}
+
 function State({ model }) {
   const words = t(`state_${model.state.replace(" ", "_")}`);
-  return model.error ? html`<span class="bad">${words}</span><br /><small>${model.error}</small>` : words;
+  return model.error ? html`<span class="bad">${words}</span><br /><small class="reason">${model.error}</small>` : words;
 }
 
 function Unload({ model, changed }) {
@@ -42,30 +49,6 @@ function Unload({ model, changed }) {
   return html`<button type="button" class="quiet" aria-label=${t("unloadModel", { name: model.name })} onClick=${run}>
     ${t("unload")}
   </button>`;
-}
-
-function Load({ changed }) {
-  const [source, setSource] = useState("");
-  const [name, setName] = useState("");
-  const [busy, setBusy] = useState(false);
-  const load = async (event) => {
-    event.preventDefault();
-    setBusy(true);
-    await changed(post("/admin/models", { source: source.trim(), name: name.trim() }));
-    setBusy(false);
-  };
-  return html`<form class="stack" onSubmit=${load}>
-    <h3>${t("loadModel")}</h3>
-    <label class="field">
-      <span>${t("source")}</span>
-      <input required value=${source} placeholder="hf:ORG/NAME, model.gguf, …" onInput=${(event) => setSource(event.currentTarget.value)} />
-    </label>
-    <label class="field">
-      <span>${t("nameOptional")}</span>
-      <input value=${name} onInput=${(event) => setName(event.currentTarget.value)} />
-    </label>
-    <div class="row end"><button type="submit" class="primary" disabled=${busy}>${t(busy ? "loading" : "load")}</button></div>
-  </form>`;
 }
 
 function Switch({ models, aliases, changed }) {
