@@ -9,79 +9,34 @@ Everything below works on tokens, everything above on messages and text. This is
 
 from __future__ import annotations
 
-import codecs
-import json
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
 
 from mohist.chat.chat import Chat, load_chat
-from mohist.chat.delta import Delta
 from mohist.chat.guides.guides import Form, Guides
+from mohist.chat.parser import Parser, PlainText
 from mohist.cost import Cost, peak_memory_bytes
-from mohist.engine.drafters import make_drafter
-from mohist.engine.engine import Engine, EngineConfig, FinishEvent, TokenEvent
-from mohist.engine.runner import DecoderRunner
-from mohist.engine.speculation import COUNTS, Speculator
-from mohist.errors import ConfigError, RequestError
+from mohist.engine.drafters import make_speculator
+from mohist.engine.engine import Engine, EngineConfig
+from mohist.engine.runner import DecoderRunner, block_size
+from mohist.engine.speculation import COUNTS
+from mohist.errors import ConfigError
 from mohist.kernels import LAW, load_ops
 from mohist.kernels.weight import WeightFormat
-from mohist.model.count import active_parameters, flops_per_token, parameters, state_values
+from mohist.model.count import active_parameters, flops_per_token, parameters
 from mohist.model.decoder import Decoder
 from mohist.model.load import load_decoder
+from mohist.reply import Answer, Reply
 from mohist.types import Completion, Message, Request, SamplingParams
 from mohist.weights.checkpoint import open_checkpoint
 from mohist.weights.fingerprint import content_hash
+from mohist.weights.generation_config import recommended_sampling
 from mohist.weights.source import resolve
 
-__all__ = ["LLM", "Answer", "Reply"]
-
-DEFAULT_SAMPLING = SamplingParams(max_tokens=1024, temperature=0.6, top_p=0.95)
-"""How models that reason are usually sampled; a model's own generation_config.json goes before it."""
-
-BLOCK_SIZE = 16
-"""Tokens in a cache block: prefixes are shared in steps of this many."""
-STATE_BLOCK_SIZE = 256
-"""The same where each block also holds states of linear attention, each as large as many tokens' keys."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """A completion, and the message that its tokens spell."""
-
-    message: Message
-    completion: Completion
-
-
-def block_size(decoder: Decoder) -> int:
-    """Tokens in a cache block for this model."""
-    return STATE_BLOCK_SIZE if state_values(decoder.config) else BLOCK_SIZE
-
-
-class Parser(Protocol):
-    """Turns tokens into pieces of text, one token at a time."""
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the answer is over, whatever the model would go on with."""
-        ...
-
-    def push(self, token: int, /) -> list[Delta]:
-        """The pieces that this token completes."""
-        ...
-
-    def finish(self) -> list[Delta]:
-        """What was held back until the end."""
-        ...
-
-    def message(self) -> Message:
-        """All pieces as the assistant's message."""
-        ...
+__all__ = ["LLM"]
 
 
 class LLM:
@@ -140,9 +95,8 @@ class LLM:
         runner = DecoderRunner(decoder, ops, num_blocks=-(-tokens // size), block_size=size)
         for name, folder in (adapters or {}).items():
             runner.add_adapter(name, folder)
-        speculation, drafter = None, make_drafter(speculate, runner, offline=offline)
-        if drafter is not None:
-            speculation = Speculator(drafter)
+        speculation = make_speculator(speculate, runner, offline=offline)
+        if speculation is not None:
             runner.prepare(1 + count for count in (0, *COUNTS))
         return cls(
             source=source,
@@ -227,7 +181,7 @@ class LLM:
     ) -> Reply:
         """Begin one answer. `sample` numbers the answers to a prompt; `raw` text has no thinking."""
         request = self.request(prompt, params, sample=sample, raw=raw, form=form, adapter=adapter)
-        return Reply(self, request, self.parser(prompt, raw=raw, form=form))
+        return Reply(self.engine, request, self.parser(prompt, raw=raw, form=form), self.flops)
 
     def generate(
         self,
@@ -259,7 +213,7 @@ class LLM:
     def parser(self, prompt: Sequence[int], *, raw: bool, form: Form | None = None) -> Parser:
         """What turns the tokens of an answer to `prompt` into text."""
         if raw:
-            return PlainText(self.chat)
+            return PlainText(self.chat.tokenizer, self.chat.stop_tokens)
         return self.chat.stream(prompt, tools=None if form is None else form.offered)
 
     def flops(self, completion: Completion) -> int:
@@ -290,104 +244,3 @@ class LLM:
     def _complete(self, params: SamplingParams | None) -> SamplingParams:
         params = params or self.defaults
         return params if params.stop_tokens else params.replace(stop_tokens=self.chat.stop_tokens)
-
-
-class Reply:
-    """One answer as it is made. Iterate over its pieces; afterwards `answer` and `cost` are there."""
-
-    answer: Answer
-    cost: Cost
-    first_token_s: float
-    """From the start of the iteration to the first token."""
-
-    def __init__(self, llm: LLM, request: Request, parser: Parser) -> None:
-        self._llm, self._request, self._parser = llm, request, parser
-        self._stopping = False
-
-    def stop(self) -> None:
-        """End the answer with what it has, after the token that is being computed."""
-        self._stopping = True
-
-    def __iter__(self) -> Generator[Delta]:
-        start = perf_counter()
-        completion: Completion | None = None
-        num_tokens, ended = 0, False
-        with closing(self._llm.engine.stream(self._request)) as events:
-            for event in events:
-                if isinstance(event, FinishEvent):
-                    completion = event.completion
-                elif isinstance(event, TokenEvent) and not ended:  # one step may have drawn several
-                    num_tokens += 1
-                    if num_tokens == 1:
-                        self.first_token_s = perf_counter() - start
-                    yield from self._parser.push(event.draw.token)
-                    ended = self._stopping or self._parser.stopped
-                    if ended:
-                        self._llm.engine.abort(event.id)
-        assert completion is not None
-        if (ended and completion.finish_reason == "abort") or num_tokens < len(completion.tokens):
-            completion = completion.cut(num_tokens, "stop" if self._parser.stopped else "abort")
-        seconds = perf_counter() - start
-        yield from self._parser.finish()
-        self.answer = Answer(message=self._parser.message(), completion=completion)
-        self.cost = Cost.of(
-            completion.usage,
-            flops=self._llm.flops(completion),
-            seconds=seconds,
-            peak_bytes=peak_memory_bytes(),
-        )
-
-    @property
-    def tokens_per_second(self) -> float:
-        """The rate at which the tokens after the first one came; 0 if there were none."""
-        rest = self.cost.completion_tokens - 1
-        seconds = self.cost.seconds - self.first_token_s
-        return rest / seconds if rest > 0 and seconds > 0 else 0.0
-
-
-class PlainText:
-    """A parser for text without chat format: bytes in, whole characters out. Stop tokens are not shown."""
-
-    def __init__(self, chat: Chat) -> None:
-        self._tokenizer = chat.tokenizer
-        self._stop_tokens = chat.stop_tokens
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._texts: list[str] = []
-        self.stopped = False
-
-    def push(self, token: int, /) -> list[Delta]:
-        """The characters that this token completes."""
-        self.stopped = self.stopped or token in self._stop_tokens
-        return [] if self.stopped else self._pieces(self._decoder.decode(self._tokenizer.token_bytes(token)))
-
-    def finish(self) -> list[Delta]:
-        """A replacement character, if the text ends inside one."""
-        return self._pieces(self._decoder.decode(b"", final=True))
-
-    def message(self) -> Message:
-        """The text as a message."""
-        return Message(role="assistant", content="".join(self._texts))
-
-    def _pieces(self, text: str) -> list[Delta]:
-        self._texts.append(text)
-        return [Delta("content", text)] if text else []
-
-
-def recommended_sampling(path: Path) -> SamplingParams:
-    """The sampling that the model's own generation_config.json recommends, over Mohist's defaults."""
-    file = path / "generation_config.json"
-    if not file.is_file():
-        return DEFAULT_SAMPLING
-    try:
-        config: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not a JSON file: {error}") from error
-    if not isinstance(config, dict) or config.get("do_sample") is not True:
-        return DEFAULT_SAMPLING
-    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    try:
-        return DEFAULT_SAMPLING.replace(
-            **{name: config[name] for name in names if config.get(name) is not None}
-        )
-    except (RequestError, TypeError) as error:
-        raise ConfigError(f"{file}: {error}") from error

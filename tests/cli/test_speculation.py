@@ -13,8 +13,8 @@ from mohist.cli.main import main
 from mohist.engine.lookup import PromptLookup
 from mohist.engine.speculation import Drafter
 from mohist.errors import SourceError
-from mohist.llm import Answer
 from mohist.model.load import load_decoder
+from mohist.reply import Answer
 from mohist.train.lora import LoraConfig, add_lora, save_adapter
 from mohist.weights.checkpoint import open_checkpoint
 from tests.exact.guessing import Always

@@ -6,13 +6,13 @@ from mohist.engine.draft_model import DraftModel
 from mohist.engine.lookup import PromptLookup
 from mohist.engine.mtp import MtpDrafter
 from mohist.engine.runner import DecoderRunner
-from mohist.engine.speculation import Drafter
+from mohist.engine.speculation import Drafter, Speculator
 from mohist.errors import ConfigError
 from mohist.model.load import load_decoder
 from mohist.weights.checkpoint import open_checkpoint
 from mohist.weights.source import resolve
 
-__all__ = ["make_drafter"]
+__all__ = ["make_drafter", "make_speculator"]
 
 
 def make_drafter(speculate: str, runner: DecoderRunner, *, offline: bool = False) -> Drafter | None:
@@ -34,3 +34,9 @@ def make_drafter(speculate: str, runner: DecoderRunner, *, offline: bool = False
     blocks, size = runner.num_blocks, runner.block_size
     drafting = DecoderRunner(decoder, runner.ops, num_blocks=blocks, block_size=size)
     return DraftModel(drafting, vocab_size=runner.vocab_size)
+
+
+def make_speculator(speculate: str, runner: DecoderRunner, *, offline: bool = False) -> Speculator | None:
+    """What decides about the guesses of `make_drafter`; None for "off"."""
+    drafter = make_drafter(speculate, runner, offline=offline)
+    return None if drafter is None else Speculator(drafter)

@@ -23,9 +23,10 @@ from mohist.kernels.ops import CacheSpec, KvCache, Ops, RowPlan, StateCache, new
 from mohist.kernels.sampling import SampledRows, SampleRow
 from mohist.model.adapters import Adapters, Span
 from mohist.model.attend import Attend
+from mohist.model.count import state_values
 from mohist.model.decoder import Decoder
 
-__all__ = ["CachedAttend", "DecoderRunner"]
+__all__ = ["CachedAttend", "DecoderRunner", "block_size"]
 
 MAX_TAPED_ROWS = 64
 """Steps with more rows than this run op by op: what a replay saves no longer matters."""
@@ -35,6 +36,17 @@ MAX_TOP = 64
 """`SamplingParams.top_logprobs` at most."""
 LOGIT_ROWS = 256
 """Rows whose logits exist at one time."""
+
+
+BLOCK_SIZE = 16
+"""Tokens in a cache block: prefixes are shared in steps of this many."""
+STATE_BLOCK_SIZE = 256
+"""The same where each block also holds states of linear attention, each as large as many tokens' keys."""
+
+
+def block_size(decoder: Decoder) -> int:
+    """Tokens in a cache block for this model."""
+    return STATE_BLOCK_SIZE if state_values(decoder.config) else BLOCK_SIZE
 
 
 class CachedAttend(Attend):

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mohist.engine.drafters import make_drafter
+from mohist.engine.drafters import make_speculator
 from mohist.engine.engine import Engine, EngineConfig
-from mohist.engine.runner import DecoderRunner
-from mohist.engine.speculation import Speculator
+from mohist.engine.runner import DecoderRunner, block_size
 from mohist.errors import ConfigError
 from mohist.kernels.autograd import TrainingOps
 from mohist.kernels.weight import BLOCK, Weight
-from mohist.llm import LLM, block_size
+from mohist.llm import LLM
 from mohist.model.decoder import Decoder
 from mohist.model.tensors import Matrix, Vector
 from mohist.train.models import TrainedModel
@@ -77,13 +76,13 @@ class Sampler:
         size = block_size(decoder)
         num_blocks = config.max_running * -(-context // size)
         runner = DecoderRunner(decoder, ops, num_blocks=num_blocks, block_size=size)
-        drafter = make_drafter(config.speculate, runner)
+        speculation = make_speculator(config.speculate, runner)
         engine = EngineConfig(max_running=config.max_running, max_step_tokens=max(512, config.max_running))
         self.llm = LLM(
             source=model.source,
             decoder=decoder,
             chat=model.chat,
-            engine=Engine(runner, engine, Speculator(drafter) if drafter else None),
+            engine=Engine(runner, engine, speculation),
             defaults=config.params(),
         )
         self.exact = ops.exact and self._copy is None

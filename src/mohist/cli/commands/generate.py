@@ -12,7 +12,7 @@ from mohist.cli.terminal import Pieces, on_interrupt
 from mohist.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
-    from mohist.llm import Answer, Reply
+    from mohist.reply import Answer, Reply
     from mohist.types import Message
 
 SUMMARY = "answer one prompt"
