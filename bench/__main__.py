@@ -20,13 +20,33 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from bench import agreement, batch, contention, decode, grpo, memory, prefill, serve, speculate, startup
+from bench import (
+    agreement,
+    batch,
+    contention,
+    decode,
+    draft,
+    grpo,
+    memory,
+    mtp,
+    prefill,
+    serve,
+    speculate,
+    startup,
+)
 from bench.machine import Ticks, described, load_between
 from bench.measure import progress
 from bench.report import Report, as_json, markdown
 from bench.workers import Crew, prepared_files
 
-SPEEDS = {"decode": decode, "prefill": prefill, "batch": batch, "speculate": speculate}
+SPEEDS = {
+    "decode": decode,
+    "prefill": prefill,
+    "batch": batch,
+    "speculate": speculate,
+    "draft": draft,
+    "mtp": mtp,
+}
 """Measured for every number of threads."""
 COMMANDS = {"memory": memory, "startup": startup}
 """Measured on whole commands."""
@@ -78,6 +98,9 @@ def measured(names: set[str], threads: list[int], repeats: int | None) -> Iterat
     if not names:
         return
     files = prepared_files()
+    if "mtp" in names and "quickstart" not in files:
+        progress("mtp: left out, there is no model in runs/quickstart (make quickstart)")
+        names = names - {"mtp"}
     for name, module in COMMANDS.items():
         if name in names:  # before any worker holds memory
             yield watched(name, partial(module.run, files, repeats or module.REPEATS))

