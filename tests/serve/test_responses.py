@@ -112,6 +112,21 @@ def test_items(running: Running) -> None:
     assert reply["output"][0]["content"][0]["text"] == "Take an umbrella."
 
 
+def test_effort_without_levels_is_reported(running: Running) -> None:
+    reply = running.post("/v1/responses", {"input": "say hi", "reasoning": {"effort": "low"}})
+    assert reply.headers["x-mohist-ignored"] == "reasoning.effort"
+
+
+def test_a_call_that_is_cut_off(running: Running) -> None:
+    asked: dict[str, Any] = {"tools": [WEATHER], "max_output_tokens": 50}
+    reply = ask(running, f"say ok {CALL}", **asked)
+    call = reply["output"][-1]
+    assert call["status"] == reply["status"] == "incomplete"
+    assert '{"city": "Paris"}'.startswith(call["arguments"])
+    stream = events(running, f"say ok {CALL}", **asked)
+    assert without_ids(added_up(stream)) == without_ids(reply["output"])
+
+
 def test_cut_off(running: Running) -> None:
     reply = ask(running, "say one two three", max_output_tokens=3)
     assert reply["status"] == "incomplete"

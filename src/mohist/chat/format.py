@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 from mohist.chat.call_reader import CallMarkup
 from mohist.chat.calls import CallSyntax, Schemas
@@ -19,7 +20,10 @@ from mohist.chat.tokenizer import Tokenizer
 from mohist.errors import ChatError
 from mohist.types import ToolCall
 
-__all__ = ["Channels", "ChatFormat", "all_formats", "find_format"]
+__all__ = ["Channels", "ChatFormat", "Effort", "all_formats", "find_format"]
+
+Effort = Literal["minimal", "low", "medium", "high", "xhigh", "max"]
+"""How much to think, on a scale that holds those of all models."""
 
 _ARGUMENTS_MAY_BE_TEXT = re.compile(r"""arguments['"\]]* is (?:not )?string""")
 
@@ -34,6 +38,14 @@ class Channels:
     """The text between a header and its message."""
     ends: tuple[str, ...]
     """Texts that end a message."""
+    turn: str
+    """What begins a further message of an answer, before its header; the prompt writes it for the first."""
+    final: str
+    """Before the text of the answer, ..."""
+    remark: str
+    """... before text beside calls, ..."""
+    calls: tuple[str, ...]
+    """... and before a call's arguments, JSON: the ways in which models write it. `{name}` is the tool's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +83,8 @@ class ChatFormat:
     """How calls are written; None where there are none, or not of a kind that `CallSyntax` can say."""
     call_markup: CallMarkup | None = None
     """How calls are recognised while they are written; `parse_tools` reads what is not written like that."""
-    efforts: tuple[str, ...] = ()
-    """Levels of effort that the model knows, least first, ..."""
+    efforts: Mapping[Effort, str] = field(default_factory=dict)
+    """What the model calls each level of effort, as its documents say; empty where it knows none, ..."""
     effort_variable: str = "reasoning_effort"
     """... and the variable in which the template takes one."""
     early_stop: str = ""

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from mohist.serve.ask import Ask, Effort, Shape, Tool
+from mohist.serve.ask import Ask, Shape, Tool
 from mohist.serve.errors import invalid
 from mohist.serve.openai_body import Body, Seed, TextPart
 from mohist.serve.settings import LimitsConfig
 from mohist.types import Message, ToolCall
 
 __all__ = ["CountBody", "MessagesBody", "messages_ask"]
-
-_EFFORTS: dict[str, Effort] = {"low": "low", "medium": "medium", "high": "high", "xhigh": "max", "max": "max"}
 
 
 class ThinkingBlock(Body):
@@ -100,6 +98,7 @@ class OutputEntry(Body):
 class CountBody(Body):
     """POST /v1/messages/count_tokens."""
 
+    asked: ClassVar = {"effort": "output_config.effort"}
     model: str = "default"
     messages: list[Turn]
     system: str | list[TextPart] | None = None
@@ -151,7 +150,7 @@ def messages_ask(body: CountBody, limits: LimitsConfig) -> Ask:
         tool_name=named or "",
         parallel_tool_calls=not choice.disable_parallel_tool_use,
         thinking=_thinking(body.thinking),
-        effort=_EFFORTS.get(output.effort or ""),
+        effort=output.effort,
         thinking_budget=None if body.thinking is None else body.thinking.budget_tokens,
         shape=Shape() if output.format is None else Shape(kind="json_schema", schema=output.format.schema_),
         **(_sampled(body, limits) if isinstance(body, MessagesBody) else {}),

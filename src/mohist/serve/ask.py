@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mohist.chat.format import Effort
 from mohist.types import Message
 
-__all__ = ["Ask", "Effort", "Shape", "ShapeKind", "Tool", "ToolChoice"]
+__all__ = ["Ask", "Shape", "ShapeKind", "Tool", "ToolChoice"]
 
 ToolChoice = Literal["auto", "none", "required"]
-Effort = Literal["low", "medium", "high", "max"]
 ShapeKind = Literal["text", "json_object", "json_schema", "regex"]
 
 

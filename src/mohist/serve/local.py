@@ -60,6 +60,7 @@ class LocalModel:
                 thinks=prepared.thinks,
                 prompt_tokens=len(prompt),
                 seed=prepared.request.params.seed,
+                ignored=prepared.ignored,
             )
             echo = await self._echo(ask, prompt, salt) if ask.echo else []
             for piece in echo:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
-from mohist.serve.ask import Ask, Effort, Shape, Tool
+from mohist.chat.format import Effort
+from mohist.serve.ask import Ask, Shape, Tool
 from mohist.serve.errors import unavailable
 from mohist.serve.openai_body import (
     Body,
@@ -23,10 +24,7 @@ __all__ = ["EFFORTS", "IGNORED_HEADER", "chat_ask", "ignored_header", "refuse", 
 
 IGNORED_HEADER = "x-mohist-ignored"
 _MOST_IGNORED = 40
-EFFORTS: dict[str, Effort] = {
-    **{"minimal": "low", "low": "low", "medium": "medium", "high": "high"},
-    **{"xhigh": "max", "ultra": "max", "max": "max"},
-}
+EFFORTS: dict[str, Effort] = {**{effort: effort for effort in get_args(Effort)}, "ultra": "max"}
 _REFUSED = {
     "functions": "functions, which OpenAI has replaced by tools,",
     "function_call": "function_call, which OpenAI has replaced by tool_choice,",
@@ -140,8 +138,11 @@ def refuse(body: SamplingBody) -> None:
 
 
 def ignored_header(body: Body, *further: str) -> dict[str, str]:
-    """The header that names what had no effect; none if everything had."""
-    names = dict.fromkeys((*unknown_fields(body), *further))
+    """The header that names what had no effect; none if everything had.
+
+    `further` are fields of the body, or of the `Ask` that was made of it.
+    """
+    names = dict.fromkeys((*unknown_fields(body), *(body.asked.get(name, name) for name in further)))
     spelled = [name for name in names if name.isascii() and name.isprintable() and len(name) <= 80]
     count = len(names) - len(spelled[:_MOST_IGNORED])
     listed = ", ".join([*spelled[:_MOST_IGNORED], *([f"and {count} more"] if count else [])])

@@ -5,8 +5,8 @@ Field names are those of the two APIs. Unknown fields are kept, so that they can
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -19,6 +19,8 @@ class Body(BaseModel):
     """Types are taken strictly: "1" is no number."""
 
     model_config = ConfigDict(extra="allow", strict=True)
+    asked: ClassVar[Mapping[str, str]] = {}
+    """Where fields of the `Ask` come from that are called otherwise here."""
 
 
 class TextPart(Body):
@@ -177,6 +179,7 @@ class SamplingBody(Body):
 class ChatBody(SamplingBody):
     """POST /v1/chat/completions."""
 
+    asked: ClassVar = {"effort": "reasoning_effort"}
     messages: list[MessageBody]
     max_completion_tokens: int | None = None
     """OpenAI's newer name for `max_tokens`; goes before it."""

@@ -9,22 +9,20 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from mohist.chat.chat import Chat
 from mohist.chat.guides.guides import Guides
 from mohist.errors import ChatError, ConfigError, RequestError
 from mohist.llm import LLM
-from mohist.serve.ask import Ask, Effort, Tool
+from mohist.serve.ask import Ask, Tool
 from mohist.serve.errors import ApiError, invalid
 from mohist.serve.fim import fill_in
 from mohist.serve.form import form_of
 from mohist.serve.text import RawText, TextParser
 from mohist.types import Message, Request
 
-__all__ = ["Prepared", "prepare"]
-
-EFFORTS = get_args(Effort)
+__all__ = ["Prepared", "ignored_fields", "prepare"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +36,8 @@ class Prepared:
     """Whether the prompt opened thinking."""
     wants_tokens: bool
     """Whether anything is to be generated; an echo alone may be all."""
+    ignored: tuple[str, ...]
+    """Fields of the ask that have no effect."""
 
 
 def prepare(llm: LLM, guides: Guides, ask: Ask) -> Prepared:
@@ -63,13 +63,15 @@ def prepare(llm: LLM, guides: Guides, ask: Ask) -> Prepared:
         if raw:
             return RawText(llm.chat.tokenizer, stop_tokens=stop_tokens, stop=ask.stop)
         # Where no tool may be called, text that looks like a call is text.
-        return llm.chat.stream(prompt, stop=ask.stop, tools=offered(ask))
+        parallel = ask.parallel_tool_calls and not ask.tool_name
+        return llm.chat.stream(prompt, stop=ask.stop, tools=offered(ask), parallel=parallel)
 
     return Prepared(
         request=Request(prompt=tuple(prompt), params=params, guide=guide, adapter=ask.adapter),
         parser=parser,
         thinks=not raw and llm.chat.opens_thinking(prompt),
         wants_tokens=wants_tokens,
+        ignored=ignored_fields(llm.chat, ask),
     )
 
 
@@ -101,12 +103,16 @@ def offered(ask: Ask) -> list[dict[str, Any]]:
 
 
 def effort_variables(chat: Chat, ask: Ask) -> dict[str, Any]:
-    """What tells the template how much to think: the model's own level nearest to what was asked for."""
+    """What tells the template how much to think, in the model's own words; nothing where it has none."""
     levels, variable = chat.format.efforts, chat.format.effort_variable
-    if ask.effort is None or not levels or variable not in chat.template.variables:
+    if ask.effort is None or ask.effort not in levels or variable not in chat.template.variables:
         return {}
-    place = EFFORTS.index(ask.effort) * (len(levels) - 1) / (len(EFFORTS) - 1)
-    return {variable: ask.effort if ask.effort in levels else levels[round(place)]}
+    return {variable: levels[ask.effort]}
+
+
+def ignored_fields(chat: Chat, ask: Ask) -> tuple[str, ...]:
+    """The fields of the ask that can have no effect with this model."""
+    return ("effort",) if ask.effort is not None and not effort_variables(chat, ask) else ()
 
 
 def beginning(chat: Chat, prompt: list[int], message: Message) -> Iterable[int]:

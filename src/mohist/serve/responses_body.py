@@ -6,7 +6,7 @@ Nothing is stored: each request brings its whole conversation.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, JsonValue, Tag
 
@@ -138,6 +138,7 @@ class TextEntry(Body):
 class ResponsesBody(Body):
     """POST /v1/responses."""
 
+    asked: ClassVar = {"effort": "reasoning.effort"}
     model: str = "default"
     input: str | list[Item]
     instructions: str | None = None

@@ -1,7 +1,8 @@
-"""DeepSeek V4: as V3.2, with other names for sections and results, and two levels of effort above none.
+"""DeepSeek V4: as V3.2, with other names for sections and results, and levels of effort.
 
-Without thinking the prompt closes it at once. `max` puts an instruction before everything else. Thoughts stay
-in the history of conversations with tools; in others they are dropped at the user's next message.
+Without thinking the prompt closes it at once. `max`, and in later releases `high`, puts an instruction before
+everything else. Thoughts stay in the history of conversations with tools; in others they are dropped at the
+user's next message.
 """
 
 from __future__ import annotations
@@ -95,7 +96,14 @@ FORMAT = Dsml(
     stop_texts=("<｜end▁of▁sentence｜>",),
     call_markup=dsml_markup(),
     calls=dsml_syntax("tool_calls"),
-    efforts=("high", "max"),
+    efforts={
+        "minimal": "low",
+        "low": "low",
+        "medium": "high",
+        "high": "high",
+        "xhigh": "high",
+        "max": "max",
+    },
     early_stop=EARLY_STOP,
     default_template=_TEMPLATE,
 )

@@ -53,7 +53,16 @@ FORMAT = GptOss(
     think=("<|channel|>analysis<|message|>", "<|end|>"),
     thought=("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
     channels=Channels(
-        starts=("<|start|>", "<|channel|>"), body="<|message|>", ends=("<|end|>", "<|return|>", "<|call|>")
+        starts=("<|start|>", "<|channel|>"),
+        body="<|message|>",
+        ends=("<|end|>", "<|return|>", "<|call|>"),
+        turn="<|start|>assistant",
+        final="<|channel|>final<|message|>",
+        remark="<|channel|>commentary<|message|>",
+        calls=(
+            "<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>",
+            " to=functions.{name}<|channel|>commentary <|constrain|>json<|message|>",
+        ),
     ),
     inner_markup=("<|constrain|>",),
     turn_markup=("<|startoftext|>",),
@@ -64,7 +73,14 @@ FORMAT = GptOss(
             "<|call|>",
         ),
     ),
-    efforts=("low", "medium", "high"),
+    efforts={
+        "minimal": "low",
+        "low": "low",
+        "medium": "medium",
+        "high": "high",
+        "xhigh": "high",
+        "max": "high",
+    },
     early_stop="<|end|><|start|>assistant<|channel|>final<|message|>",
     default_template=_TEMPLATE,
 )

@@ -66,7 +66,14 @@ FORMAT = QwenCoder(
         between="\n",
         argument=("<parameter={key}>\n", "\n</parameter>\n"),
     ),
-    efforts=("low", "medium", "xhigh"),
+    efforts={
+        "minimal": "low",
+        "low": "low",
+        "medium": "medium",
+        "high": "xhigh",
+        "xhigh": "xhigh",
+        "max": "xhigh",
+    },
     early_stop=EARLY_STOP,
     default_template=CHATML_TEMPLATE,
 )

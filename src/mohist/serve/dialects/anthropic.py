@@ -16,7 +16,7 @@ from mohist.serve.anthropic_shape import MessageEvents, error_body, summed
 from mohist.serve.ask import Ask
 from mohist.serve.errors import invalid
 from mohist.serve.openai_ask import ignored_header
-from mohist.serve.prompt import chat_prompt
+from mohist.serve.prompt import chat_prompt, ignored_fields
 from mohist.serve.routes import as_api_error, error_route, principal, request_id
 from mohist.serve.service import Service
 from mohist.serve.sse import EventStream, named
@@ -45,8 +45,10 @@ def routes(service: Service) -> APIRouter:
     async def count(body: CountBody, request: Request) -> Response:
         ask = messages_ask(body, service.limits)
         async with service.borrow(ask.model, principal(request)) as model:
-            tokens = await asyncio.to_thread(prompt_of, model.llm.chat, ask)
-        return JsonReply({"input_tokens": len(tokens)}, headers=ignored_header(body))
+            chat = model.llm.chat
+            tokens = await asyncio.to_thread(prompt_of, chat, ask)
+        headers = ignored_header(body, *ignored_fields(chat, ask))
+        return JsonReply({"input_tokens": len(tokens)}, headers=headers)
 
     for prefix in PREFIXES:
         router.add_api_route(
