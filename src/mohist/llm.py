@@ -214,7 +214,9 @@ class LLM:
         """What turns the tokens of an answer to `prompt` into text."""
         if raw:
             return PlainText(self.chat.tokenizer, self.chat.stop_tokens)
-        return self.chat.stream(prompt, tools=None if form is None else form.offered)
+        if form is None:
+            return self.chat.stream(prompt)
+        return self.chat.stream(prompt, tools=form.offered, parallel=form.parallel)
 
     def flops(self, completion: Completion) -> int:
         """Floating-point operations that an answer took: cached prompt tokens left out, wrong guesses not."""

@@ -201,6 +201,20 @@ def test_what_is_held_back(chat_format: ChatFormat, text: str, calls: list[str],
         assert bool(text_of(deltas)) == bool(content)
 
 
+@pytest.mark.parametrize("name", [*CALLING, "gemma_4"])
+def test_one_call_may_be_all(name: str) -> None:
+    """Then the answer ends with its arguments."""
+    chat_format = FORMATS[name]
+    text = written(chat_format, [{"q": "a"}] * (1 if name in SINGLE else 2)) + " and more"
+    for pieces in ([text], list(text)):
+        cut = splitter(chat_format, tools=TOOLS, parallel=False)
+        deltas = [delta for piece in pieces for delta in cut.feed(piece)]
+        assert [call.arguments for call in calls_in(deltas)] == ['{"q": "a"}']
+        assert deltas[-1].complete
+        assert cut.done
+        assert cut.finish() == []
+
+
 @given(value=OBJECTS, indent=st.sampled_from([None, 1]), after=st.sampled_from(["", "}", " x"]))
 def test_an_object_is_followed_to_its_end(value: dict[str, Any], indent: int | None, after: str) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=bool(indent))

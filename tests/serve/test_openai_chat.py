@@ -223,6 +223,40 @@ def test_arguments_stream_as_they_are_written(running: Running) -> None:
     ]
 
 
+def test_one_call_is_enough(running: Running) -> None:
+    body = {"messages": [user(f"say ok {CALL}\n{CALL_MOSCOW} bye")], "tools": [WEATHER], "seed": 1}
+    for more in ({}, {"parallel_tool_calls": False}):
+        whole = running.post("/v1/chat/completions", body | more).json()
+        streamed = folded(running.stream("/v1/chat/completions", body | more))[0]
+        calls = [call["function"]["arguments"] for call in message(whole)["tool_calls"]]
+        assert calls == [call["arguments"] for call in streamed["calls"]]
+        assert calls == ['{"city": "Paris"}', '{"city": "Moscow"}'][: 1 if more else 2]
+        assert message(whole)["content"].strip() == ("ok" if more else "ok  bye")
+        assert whole["choices"][0]["finish_reason"] == streamed["reason"] == "tool_calls"
+        written = f"ok {CALL}\n{CALL_MOSCOW} bye"
+        end = written.index('"}') + 2 if more else len(written)
+        tokens = len(tiny_chat().tokenizer.encode(written[:end])) + (0 if more else 1)
+        assert whole["usage"]["completion_tokens"] == tokens
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/chat/completions", {"reasoning_effort": "high"}, "reasoning_effort"),
+        ("/v1/messages", {"output_config": {"effort": "low"}, "max_tokens": 9}, "output_config.effort"),
+        ("/v1/messages/count_tokens", {"output_config": {"effort": "max"}}, "output_config.effort"),
+    ],
+)
+def test_effort_without_levels_is_reported(
+    running: Running, path: str, body: dict[str, Any], field: str
+) -> None:
+    reply = running.post(path, {"messages": [user("say hi")], **body})
+    assert reply.headers["x-mohist-ignored"] == field
+    more = {name: value for name, value in body.items() if name == "max_tokens"}
+    plain = running.post(path, {"messages": [user("say hi")], **more})
+    assert "x-mohist-ignored" not in plain.headers
+
+
 def test_a_call_that_is_cut_off(running: Running) -> None:
     body = {"messages": [user(f"say ok {CALL}")], "tools": [WEATHER], "max_tokens": 50}
     whole = running.post("/v1/chat/completions", body).json()

@@ -31,9 +31,15 @@ class ChannelSplitter(Splitter):
     """
 
     def __init__(
-        self, chat_format: ChatFormat, *, thinking: bool, stop: Iterable[str], schemas: Schemas
+        self,
+        chat_format: ChatFormat,
+        *,
+        thinking: bool,
+        stop: Iterable[str],
+        schemas: Schemas,
+        parallel: bool = True,
     ) -> None:
-        super().__init__(chat_format, schemas, stop)
+        super().__init__(chat_format, stop=stop, schemas=schemas, parallel=parallel)
         assert chat_format.channels is not None
         self._channels = chat_format.channels
         self._ends = (*self._channels.ends, *self._channels.starts)
@@ -51,7 +57,7 @@ class ChannelSplitter(Splitter):
     @property
     def done(self) -> bool:
         """See `Splitter`."""
-        return self._state == "done"
+        return self._called or self._state == "done"
 
     @property
     def thinking(self) -> bool:

@@ -126,11 +126,13 @@ class Chat:
         *,
         stop: Iterable[str] = (),
         tools: Sequence[Mapping[str, Any]] | None = None,
+        parallel: bool = True,
     ) -> StreamParser:
         """A parser for the answer to `prompt` (tokens from `render`); `stop` strings end the answer.
 
         `tools` are those that the prompt offers: some formats write arguments without their types. Where it
-        offers none, `()`, what looks like a call is text. None reads calls of any tools.
+        offers none, `()`, what looks like a call is text. None reads calls of any tools. Where calls are not
+        `parallel`, the first that is complete ends the answer.
         """
         endings = () if self._own_template else self.format.default_stop_strings
         return StreamParser(
@@ -140,6 +142,7 @@ class Chat:
             thinking=self.opens_thinking(prompt),
             stop=(*endings, *stop),
             tools=tools,
+            parallel=parallel,
         )
 
     def parse(

@@ -24,8 +24,14 @@ class Splitter(ABC):
     stop_string: str | None = None
     """The stop string that ended the answer."""
 
-    def __init__(self, chat_format: ChatFormat, schemas: Schemas, stop: Iterable[str]) -> None:
+    def __init__(
+        self, chat_format: ChatFormat, *, stop: Iterable[str], schemas: Schemas, parallel: bool
+    ) -> None:
+        """`parallel`: the answer may go on after a call."""
         self._format = chat_format
+        self._parallel = parallel
+        self._called = False
+        """Whether a call ended the answer."""
         self._schemas = schemas
         self._stop = tuple(text for text in stop if text)
         self._buffer = ""
@@ -35,7 +41,7 @@ class Splitter(ABC):
     @property
     @abstractmethod
     def done(self) -> bool:
-        """Whether a stop string came: what follows is ignored."""
+        """Whether a stop string came, or the one call that there may be: what follows is ignored."""
 
     @property
     @abstractmethod
@@ -44,6 +50,8 @@ class Splitter(ABC):
 
     def feed(self, text: str) -> list[Delta]:
         """What is certain after `text`."""
+        if self._called:
+            return []
         self._buffer += text
         self.length += len(text)
         while self._advance(final=False):
@@ -52,6 +60,8 @@ class Splitter(ABC):
 
     def finish(self) -> list[Delta]:
         """The rest: what was held back is text after all."""
+        if self._called:
+            return []
         while self._advance(final=True):
             pass
         self._end()
@@ -95,6 +105,11 @@ class Splitter(ABC):
 
     def _take(self) -> list[Delta]:
         deltas, self._deltas = self._deltas, []
+        if not self._parallel:
+            for i, delta in enumerate(deltas):
+                if delta.complete:
+                    self._called = True
+                    return deltas[: i + 1]
         return deltas
 
 
@@ -112,9 +127,15 @@ class TagSplitter(Splitter):
     """
 
     def __init__(
-        self, chat_format: ChatFormat, *, thinking: bool, stop: Iterable[str], schemas: Schemas
+        self,
+        chat_format: ChatFormat,
+        *,
+        thinking: bool,
+        stop: Iterable[str],
+        schemas: Schemas,
+        parallel: bool = True,
     ) -> None:
-        super().__init__(chat_format, schemas, stop)
+        super().__init__(chat_format, stop=stop, schemas=schemas, parallel=parallel)
         self._sections = dict(chat_format.tool_sections)
         self._openings = tuple(opening for opening in self._sections if opening)
         self._state: _State = "reasoning" if thinking else "start"
@@ -132,7 +153,7 @@ class TagSplitter(Splitter):
     @property
     def done(self) -> bool:
         """See `Splitter`."""
-        return self._state == "done"
+        return self._called or self._state == "done"
 
     @property
     def thinking(self) -> bool:

@@ -28,16 +28,18 @@ def splitter(
     thinking: bool = False,
     stop: Iterable[str] = (),
     tools: Sequence[Mapping[str, Any]] | None = None,
+    parallel: bool = True,
 ) -> Splitter:
     """The splitter for answers in `chat_format`.
 
     `thinking`: the prompt opened it. `stop` strings end the answer. `tools` are those that were offered:
-    where there were none, what looks like a call is text; None reads calls of any tools.
+    where there were none, what looks like a call is text; None reads calls of any tools. Where calls are not
+    `parallel`, the first that is complete ends the answer.
     """
     if tools is not None and not tools:
         chat_format = chat_format.without_tools
     kind = TagSplitter if chat_format.channels is None else ChannelSplitter
-    return kind(chat_format, thinking=thinking, stop=stop, schemas=schemas_of(tools))
+    return kind(chat_format, thinking=thinking, stop=stop, schemas=schemas_of(tools), parallel=parallel)
 
 
 class StreamParser:
@@ -52,20 +54,21 @@ class StreamParser:
         thinking: bool = False,
         stop: Iterable[str] = (),
         tools: Sequence[Mapping[str, Any]] | None = None,
+        parallel: bool = True,
     ) -> None:
         self._tokenizer = tokenizer
         self._hidden = {
             token for token, text in tokenizer.markup.items() if text not in chat_format.answer_markup
         }
         self._stop_tokens = frozenset(stop_tokens)
-        self._splitter = splitter(chat_format, thinking=thinking, stop=stop, tools=tools)
+        self._splitter = splitter(chat_format, thinking=thinking, stop=stop, tools=tools, parallel=parallel)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._ended = False
         self._deltas: list[Delta] = []
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop token or stop string ended the answer: nothing more will come out."""
+        """Whether a stop token, a stop string or the only call ended the answer: nothing more will come."""
         return self._ended or self._splitter.done
 
     @property

@@ -21,8 +21,7 @@ def form_of(ask: Ask) -> Form:
         for tool in ask.tools
         if ask.tool_choice != "none" and ask.tool_name in ("", tool.name)
     )
-    # Only calls whose form is watched can be kept from being several.
-    strict = any(tool.strict for tool in tools) or (bool(tools) and not ask.parallel_tool_calls)
+    strict = any(tool.strict for tool in tools)
     form = Form(
         schema={"json_object": JSON_OBJECT, "json_schema": ask.shape.schema or {}}.get(ask.shape.kind),
         pattern=ask.shape.pattern if ask.shape.kind == "regex" else None,
