@@ -422,6 +422,84 @@ def test_calls_as_the_format_writes_them_are_allowed(name: str) -> None:
     assert drawn.ended
 
 
+# ---- answers in several messages
+
+THOUGHT = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+TO_WEATHER = "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
+TO_WEATHER_TOO = " to=functions.get_weather<|channel|>commentary <|constrain|>json<|message|>"
+REMARK = "<|channel|>commentary<|message|>Let me see.<|end|><|start|>assistant"
+
+
+def harmony(form: Form, *parts: str, seed: int = 0, most: int = 600) -> tuple[Drawn, Message]:
+    """An answer that begins as `parts` say where it may, and the message that it is."""
+    chat = calling_chat("gpt_oss")
+    drawn = draw(chat, form, seed, wanted=chat.tokenizer.encode("".join(parts)), most=most)
+    return drawn, chat.parse(drawn.tokens, ask(chat), tools=form.offered)
+
+
+@pytest.mark.parametrize("before", ["", THOUGHT, THOUGHT + THOUGHT])
+def test_channels_keep_to_a_schema(before: str) -> None:
+    drawn, message = harmony(Form(schema=FORM), before, '<|channel|>final<|message|>{"a": 22}')
+    assert drawn.ended
+    assert message.content == '{"a": 22}'
+    assert (message.reasoning or "").startswith("Hm." if before else "")
+    for seed in range(5):
+        drawn, message = harmony(Form(schema=FORM), before, "<|channel|>final<|message|>", seed=seed)
+        assert drawn.ended
+        jsonschema.validate(json.loads(message.content), FORM)
+
+
+@pytest.mark.parametrize("before", ["", THOUGHT])
+@pytest.mark.parametrize("opening", [TO_WEATHER, TO_WEATHER_TOO])
+def test_channels_with_required_calls(before: str, opening: str) -> None:
+    form = Form(tools=(WEATHER, CLOCK), calls="required")
+    drawn, message = harmony(form, before, opening, '{"city": "Rom"}')
+    assert drawn.ended
+    assert message.tool_calls == (ToolCall(name="get_weather", arguments='{"city": "Rom"}'),)
+    drawn, message = harmony(form, before, "<|channel|>final<|message|>no", most=200)
+    assert message.content == ""
+    for seed in range(5):
+        drawn, message = harmony(form, before, opening + '{"city": "', seed=seed)
+        if drawn.ended:  # a note may go on for ever
+            check_calls(message)
+            assert len(message.tool_calls) == 1
+
+
+@pytest.mark.parametrize("before", ["", THOUGHT, THOUGHT + REMARK])
+def test_channels_with_strict_calls(before: str) -> None:
+    form = Form(tools=(WEATHER, CLOCK), calls="strict")
+    _, message = harmony(form, before, "<|channel|>final<|message|>No need.")
+    assert (message.content.endswith("No need."), message.tool_calls) == (True, ())
+    drawn, message = harmony(form, before, TO_WEATHER, '{"city": "Ulm", "city": "Bern"}')
+    assert message.content == ("Let me see." if before.endswith(REMARK) else "")
+    assert drawn.ended
+    check_calls(message)
+
+
+@pytest.mark.parametrize("calls", ["free", "required"])
+@pytest.mark.parametrize("budget", [1, 3])
+def test_channels_with_a_budget(calls: Any, budget: int) -> None:
+    form = Form(tools=(CLOCK,), calls=calls, thinking_budget=budget)
+    thought = "<|channel|>analysis<|message|>abcdefgh"
+    drawn, message = harmony(form, thought, seed=1, most=90)
+    assert message.reasoning == "abcdefgh"[:budget]
+    if calls == "required":
+        assert drawn.ended
+        check_calls(message)
+
+
+def test_what_a_format_cannot_do_names_it() -> None:
+    refused: tuple[tuple[str, Any], ...] = (
+        ("gemma_4", "required"),
+        ("plain", "strict"),
+        ("gigachat", "required"),
+        ("llama3", "strict"),
+    )
+    for name, calls in refused:
+        with pytest.raises(RequestError, match=f"the chat format '{name}'"):
+            draw(calling_chat(name), Form(tools=(CLOCK,), calls=calls))
+
+
 @pytest.mark.parametrize(
     ("properties", "error"),
     [

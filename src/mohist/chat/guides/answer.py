@@ -66,6 +66,8 @@ class Plan:
     """Of an answer without thinking, ..."""
     grammar_after: Grammar | None = None
     """... and of one after thinking. None: the answer is free, calls aside."""
+    thinks_in_grammar: bool = False
+    """Whether `grammar` is of the whole answer, thinking included."""
     trigger: bytes = b""
     """Begins a call in a free answer."""
     section: Grammar | None = None
@@ -136,6 +138,8 @@ class AnswerGuide:
             self._tail.push(token)
         if self._forced:
             self._forced.popleft()
+            if self._matcher is not None:
+                self._follow(self._matcher, token)
             if not self._forced and self._reader.thinking:
                 raise RequestError("thinking used up its budget and could not be closed")
         elif self._matcher is not None and not (first and token == self.plan.think_token):
@@ -144,18 +148,20 @@ class AnswerGuide:
             self._matcher = None  # the model chose to think first
         if self._reader.thinking:
             self._thought += was_thinking
-            if self._matcher is not None and self.plan.section is None:
+            if self._matcher is not None and not (self.plan.section or self.plan.thinks_in_grammar):
                 raise RequestError("the answer cannot be told from thinking")
         self._settle()
 
     def _settle(self) -> None:
         """Find what the next token has to fit, after the last one."""
         plan, thinking = self.plan, self._reader.thinking
-        if self._forced or self._matcher is not None:
+        if self._forced or (self._matcher is not None and not plan.thinks_in_grammar):
             return
         if thinking and plan.budget is not None and self._thought >= plan.budget.tokens:
             if not self._reader.inside_character:
                 self._forced.extend(plan.budget.closing if self._thought else plan.budget.closing_at_once)
+        elif self._matcher is not None:
+            return
         elif not thinking and plan.grammar_after is not None and self._begun:
             self._matcher = plan.grammar_after.matcher()
         elif not thinking and plan.grammar is not None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
 from mohist.chat.chat import Chat
 from mohist.chat.guides.answer import AnswerGuide, Budget, Plan
 from mohist.chat.guides.calls import CallGrammar
+from mohist.chat.guides.channels import ChannelGrammar
 from mohist.chat.guides.grammar import Grammar, json_rule, regex_rule
 from mohist.chat.guides.schema import JSON_OBJECT, checked_schema
 from mohist.chat.guides.vocabulary import Vocabulary
@@ -128,12 +129,11 @@ class Guides:
     def _chat_plan(self, form: Form, prompt: Sequence[int], stops: tuple[int, ...]) -> Plan:
         chat, kind = self._chat, self._chat.format
         if kind.channels is not None:
-            raise RequestError("the form of answers cannot be constrained in this model's chat format")
+            return self._channel_plan(form, prompt, stops)
         thinks = chat.opens_thinking(prompt)
         may_think = not thinks and chat.thinking_mode in ("switch", "unclear") and not self._closed(prompt)
         think_token = chat.tokenizer.token(kind.think[0]) if may_think else None
         formed = form.is_whole
-        texts = chat.tokenizer.markup
         calls = self._call_parts(form) if form.tools and (formed or form.calls != "free") else {}
         return Plan(
             vocabulary=self._vocabulary,
@@ -141,7 +141,7 @@ class Guides:
             stop_tokens=stops,
             think_end=kind.think[1].encode(),
             think_token=think_token,
-            hidden=frozenset(t for t, text in texts.items() if text not in kind.answer_markup),
+            hidden=self._hidden,
             budget=self._budget(form.thinking_budget),
             grammar=self._grammar(form, after_thinking=False) if formed and not thinks else None,
             grammar_after=self._grammar(form, after_thinking=True)
@@ -149,6 +149,45 @@ class Guides:
             else None,
             parallel=form.parallel,
             **calls,
+        )
+
+    def _channel_plan(self, form: Form, prompt: Sequence[int], stops: tuple[int, ...]) -> Plan:
+        """For answers in several messages: their headers, and thoughts, are part of the grammar."""
+        chat, kind = self._chat, self._chat.format
+        assert kind.channels is not None
+        formed = form.is_whole or form.calls != "free"
+        what, answer = _answer_rule(form)
+        free = None if form.calls == "required" else "text"
+        channels = ChannelGrammar(
+            tokenizer=chat.tokenizer,
+            kind=kind,
+            tools=_schemas(form, as_text=False) if formed else {},
+            answer=answer or free,
+            remarks=form.calls == "strict" and not form.is_whole,
+            thinks_once=form.thinking_budget is not None,
+        )
+        budget = self._budget(form.thinking_budget)
+        if budget is not None and form.calls == "required":
+            closing = tuple(chat.tokenizer.encode(kind.think[1] + kind.channels.turn))
+            budget = replace(budget, closing=closing, closing_at_once=closing)
+        markup = (token for token, text in chat.tokenizer.markup.items() if text in kind.answer_markup)
+        return Plan(
+            vocabulary=self._vocabulary,
+            reader=partial(chat.stream, prompt, tools=form.offered),
+            stop_tokens=stops,
+            think_end=b"",
+            hidden=self._hidden,
+            budget=budget,
+            grammar=Grammar(self._vocabulary, channels.rules(), what) if formed else None,
+            thinks_in_grammar=True,
+            spelled=tuple(map(chat.tokenizer.token_bytes, markup)),
+        )
+
+    @property
+    def _hidden(self) -> frozenset[int]:
+        kind = self._chat.format
+        return frozenset(
+            t for t, text in self._chat.tokenizer.markup.items() if text not in kind.answer_markup
         )
 
     def _closed(self, prompt: Sequence[int]) -> bool:
@@ -170,16 +209,8 @@ class Guides:
 
     def _grammar(self, form: Form, *, after_thinking: bool) -> Grammar:
         """Of an answer that is nothing but what `form` asks for."""
-        if form.schema is not None:
-            what, rules = "schema", f"answer: {json_rule(checked_schema(form.schema))}\n"
-        elif form.pattern is not None:
-            if len(form.pattern) > MAX_PATTERN_CHARS:
-                raise RequestError(
-                    f"the pattern has {len(form.pattern)} characters; at most {MAX_PATTERN_CHARS} are taken"
-                )
-            what, rules = f"pattern {form.pattern!r:.80}", f"answer: {regex_rule(form.pattern)}\n"
-        else:
-            what, rules = "tools", ""
+        what, answer = _answer_rule(form)
+        rules = "" if answer is None else f"answer: {answer}\n"
         choices = (["answer"] if rules else []) + (["calls"] if form.tools else [])
         rules += self._call_grammar(form).calls() if form.tools else ""
         newlines = "NEWLINES? " if after_thinking else ""
@@ -189,7 +220,10 @@ class Guides:
     def _call_grammar(self, form: Form) -> CallGrammar:
         syntax = self._chat.format.calls
         if syntax is None:
-            raise RequestError("tools: calls cannot be constrained in this model's chat format")
+            raise RequestError(
+                f"tools: the chat format {self._chat.format.name!r} does not say how calls are written, so "
+                "they can be neither strict nor required: leave that out"
+            )
         return CallGrammar(
             tokenizer=self._chat.tokenizer,
             syntax=syntax,
@@ -211,15 +245,34 @@ class Guides:
         }
         if form.is_whole:
             if any(begin.startswith(text) for text in self._chat.format.frame):
-                raise RequestError("tools: calls cannot be required in this model's chat format")
+                raise RequestError(
+                    f"tools: in the chat format {self._chat.format.name!r} calls follow an answer, so they "
+                    "cannot be required: leave tool_choice out"
+                )
             return parts | {"no_trigger": opener.encode()}
         if not opener:
-            raise RequestError("tools: strict tools are not supported for this model's format of calls")
+            raise RequestError(
+                f"tools: in the chat format {self._chat.format.name!r} no mark begins a call, so only "
+                "required calls can be strict"
+            )
         rules = f"start: NEWLINES? calls\nNEWLINES: {_NEWLINES}\n" + grammar.after(
             opener, to_the_end=not closer
         )
         section = Grammar(self._vocabulary, rules, "tools")
         return parts | {"trigger": opener.encode(), "section": section, "section_ends": bool(closer)}
+
+
+def _answer_rule(form: Form) -> tuple[str, str | None]:
+    """What is asked for, and the right side of a rule for the answer's text; None if only calls are."""
+    if form.schema is not None:
+        return "schema", json_rule(checked_schema(form.schema))
+    if form.pattern is None:
+        return "tools", None
+    if len(form.pattern) > MAX_PATTERN_CHARS:
+        raise RequestError(
+            f"the pattern has {len(form.pattern)} characters; at most {MAX_PATTERN_CHARS} are taken"
+        )
+    return f"pattern {form.pattern!r:.80}", regex_rule(form.pattern)
 
 
 def _schemas(form: Form, *, as_text: bool) -> dict[str, Mapping[str, Any]]:
