@@ -80,6 +80,25 @@ def test_echo_has_the_scores_of_the_prompt(running: Running, library: LLM) -> No
     assert choice["text"] == "the 墨 thin"
 
 
+def test_echo_has_the_likeliest_tokens_of_the_prompt(running: Running, library: LLM) -> None:
+    """Those that an answer would have in the same place."""
+    spelled = tiny_chat().tokenizer.token_bytes
+    tokens = tiny_chat().tokenizer.encode("the thin")
+    asked = {"prompt": "the thin", "echo": True, "max_tokens": 0}
+    found = complete(running, logprobs=3, **asked)["choices"][0]["logprobs"]["top_logprobs"]
+    assert found[0] is None
+    for place, top in enumerate(found[1:], 1):
+        params = library.defaults.replace(max_tokens=1, top_logprobs=3)
+        (completion,) = library.engine.generate([tokens[:place]], params)
+        expected: dict[str, float] = {}
+        for token, logprob in completion.top_logprobs[0]:
+            expected.setdefault(spelled(token).decode("utf-8", "replace"), logprob)
+        assert top == expected
+    assert complete(running, logprobs=0, **asked)["choices"][0]["logprobs"]["top_logprobs"] == [None] * len(
+        tokens
+    )
+
+
 def test_filling_in(running: Running) -> None:
     reply = complete(running, model="script", prompt="before say ", suffix="after", max_tokens=3)
     tokenizer = tiny_chat().tokenizer

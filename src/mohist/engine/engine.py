@@ -28,6 +28,7 @@ from mohist.engine.sequence import (
     Event,
     FinishEvent,
     Limits,
+    Outcome,
     ScoreEvent,
     Sequence,
     TokenEvent,
@@ -113,10 +114,19 @@ class Engine:
         return self._runner.adapter_keys
 
     def submit_score(
-        self, tokens: Iterable[int], *, start: int = 1, salt: bytes = b"", adapter: str | None = None
+        self,
+        tokens: Iterable[int],
+        *,
+        start: int = 1,
+        salt: bytes = b"",
+        adapter: str | None = None,
+        top_logprobs: int = 0,
     ) -> int:
-        """Line up a text whose tokens from index `start` on are to be scored; returns its id."""
-        sequence = self._limits.text(self._ids, tokens, start, salt)
+        """Line up a text whose tokens from index `start` on are to be scored; returns its id.
+
+        `top_logprobs`: how many of the likeliest tokens to report for each of them.
+        """
+        sequence = self._limits.text(self._ids, tokens, start, salt, top_logprobs)
         return self._enqueue([self._adapted(sequence, adapter)])[0]
 
     def step(self) -> list[Event]:
@@ -278,7 +288,7 @@ class Engine:
             if chunk.draws:
                 self._take_draws(chunk, outcome.draws)
             else:
-                self._take_rows(chunk, outcome.logprobs)
+                self._take_rows(chunk, outcome)
 
     def _take_draws(self, chunk: Chunk, draws: tuple[Draw, ...]) -> None:
         """Append the first token, and one more for every guess before it that was right."""
@@ -306,12 +316,13 @@ class Engine:
         if reason is not None:
             self._end(sequence, FinishEvent(sequence.id, sequence.completion(reason, error)))
 
-    def _take_rows(self, chunk: Chunk, logprobs: tuple[float, ...]) -> None:
+    def _take_rows(self, chunk: Chunk, outcome: Outcome) -> None:
         sequence = chunk.sequence
-        sequence.scores.extend(logprobs)
+        sequence.scores.extend(outcome.logprobs)
+        sequence.score_tops.extend(outcome.tops)
         self._scheduler.computed(sequence, chunk.end)
         if chunk.scores and chunk.end == sequence.num_rows:
-            self._end(sequence, ScoreEvent(sequence.id, tuple(sequence.scores)))
+            self._end(sequence, ScoreEvent(sequence.id, tuple(sequence.scores), tuple(sequence.score_tops)))
 
     def _samples(
         self, prompt: Iterable[int] | Request, params: SamplingParams | None, num_samples: int, salt: bytes

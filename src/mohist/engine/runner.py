@@ -25,6 +25,7 @@ from mohist.model.adapters import Adapters, Span
 from mohist.model.attend import Attend
 from mohist.model.count import state_values
 from mohist.model.decoder import Decoder
+from mohist.types import TopLogprobs
 
 __all__ = ["CachedAttend", "DecoderRunner", "block_size"]
 
@@ -226,9 +227,11 @@ class DecoderRunner:
         outcomes, hidden = [], self._hidden(hidden_TD, chunks)
         for chunk, end in zip(chunks, ends, strict=True):
             scores: tuple[float, ...] = ()
+            tops: tuple[TopLogprobs, ...] = ()
             if chunk.scores:
                 scores = self._score(hidden_TD[end - chunk.num_rows : end], chunk)
-            outcomes.append(Outcome(tuple(islice(draws, chunk.num_draws)), scores, next(hidden)))
+                tops = self._tops(hidden_TD[end - chunk.num_rows : end], chunk)
+            outcomes.append(Outcome(tuple(islice(draws, chunk.num_draws)), scores, next(hidden), tops))
         return outcomes
 
     def _hidden(self, hidden_TD: Tensor, chunks: Seq[Chunk]) -> Iterator[Tensor | None]:
@@ -247,6 +250,15 @@ class DecoderRunner:
     def _score(self, hidden_TD: Tensor, chunk: Chunk) -> tuple[float, ...]:
         targets = self._ints(chunk.sequence.tokens[chunk.start + 1 : chunk.end + 1])
         return tuple(self.decoder.logprobs(hidden_TD, targets, chunk=LOGIT_ROWS).tolist())
+
+    def _tops(self, hidden_TD: Tensor, chunk: Chunk) -> tuple[TopLogprobs, ...]:
+        """The likeliest tokens after every row, by the kernel that reports them beside drawn ones."""
+        sequence = chunk.sequence
+        if not sequence.params.top_logprobs:
+            return ()
+        positions = range(chunk.start + 1, chunk.end + 1)
+        rows = [SampleRow(sequence.params, sequence.sample, position, {}) for position in positions]
+        return tuple(draw.top for draw in self._draw(hidden_TD, rows))
 
     def _ints(self, values: list[int] | list[list[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int32, device=self.ops.device)

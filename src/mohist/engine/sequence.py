@@ -93,6 +93,8 @@ class Sequence:
     """What the guide lets be drawn next, as bits (see `SampleRow`); None: any token."""
     scores: list[float] = field(default_factory=list)
     """Raw logprobs of `tokens[score_start:]`, as far as they are known."""
+    score_tops: list[TopLogprobs] = field(default_factory=list)
+    """The likeliest tokens in place of each, where `params.top_logprobs` asks for them."""
     status: Status = Status.WAITING
     num_cached: int = 0
     """Rows that the prefix cache held when the sequence first ran."""
@@ -198,8 +200,10 @@ class Limits:
             for i in samples
         ]
 
-    def text(self, ids: Iterator[int], tokens: Iterable[int], start: int, salt: bytes) -> Sequence:
-        """A text whose tokens from index `start` on are to be scored."""
+    def text(
+        self, ids: Iterator[int], tokens: Iterable[int], start: int, salt: bytes, top_logprobs: int = 0
+    ) -> Sequence:
+        """A text whose tokens from index `start` on are to be scored, beside the likeliest in their place."""
         text = self._checked(tokens, salt)
         length = len(text)
         if not 1 <= start < length:
@@ -212,7 +216,7 @@ class Limits:
                 f"the text has {length} tokens and the model's context {self.max_positions}: shorten it"
             )
         self._check_fits(length - 1, "shorten the text or enlarge the cache")
-        params = SamplingParams()
+        params = SamplingParams(top_logprobs=top_logprobs)
         return Sequence(
             id=next(ids), prompt=text, params=params, salt=salt, max_length=length, score_start=start
         )
@@ -280,6 +284,8 @@ class Outcome(NamedTuple):
     """Entry i is the raw logprob of `tokens[start + i + 1]`, where the chunk scores."""
     hidden_TD: Tensor | None = None
     """Hidden states of all rows of the chunk, where the runner keeps them."""
+    tops: tuple[TopLogprobs, ...] = ()
+    """Entry i holds the likeliest tokens in its place, where the sequence's params ask for them."""
 
 
 class TokenEvent(NamedTuple):
@@ -301,6 +307,8 @@ class ScoreEvent(NamedTuple):
 
     id: int
     logprobs: tuple[float, ...] | None
+    tops: tuple[TopLogprobs, ...] = ()
+    """For each of them the likeliest tokens in its place, with raw logprobs, where they were asked for."""
 
 
 Event = TokenEvent | FinishEvent | ScoreEvent

@@ -24,7 +24,7 @@ from mohist.serve.form import form_of
 from mohist.serve.prompt import Prepared, prepare
 from mohist.serve.text import ChoiceText
 from mohist.serve.worker import EngineError, EngineWorker, Job
-from mohist.types import Completion
+from mohist.types import Completion, TopLogprobs
 
 __all__ = ["LocalModel"]
 
@@ -132,12 +132,16 @@ class LocalModel:
         infos: tuple[TokenInfo, ...] = ()
         if ask.top_logprobs is not None:
             logprobs: list[float | None] = [None]
+            tops: list[TopLogprobs] = [()]
             if len(prompt) > 1:
-                with closing(await self.worker.score(prompt, salt=salt, adapter=ask.adapter)) as job:
+                top = ask.top_logprobs
+                scored = await self.worker.score(prompt, salt=salt, adapter=ask.adapter, top_logprobs=top)
+                with closing(scored) as job:
                     async for _, event in job:
                         assert isinstance(event, ScoreEvent)
                         logprobs += event.logprobs or ()
-            infos = tuple(spelled(tokenizer, prompt, logprobs))
+                        tops += event.tops or [()] * (len(prompt) - 1)
+            infos = tuple(spelled(tokenizer, prompt, logprobs, tops))
         return [Piece(choice=i, kind="content", text=text, tokens=infos) for i in range(ask.n)]
 
 
@@ -207,13 +211,17 @@ class _LocalChoice:
 
 
 def spelled(
-    tokenizer: Tokenizer, tokens: Iterable[int], logprobs: Iterable[float | None]
+    tokenizer: Tokenizer,
+    tokens: Iterable[int],
+    logprobs: Iterable[float | None],
+    tops: Iterable[TopLogprobs],
 ) -> Iterator[TokenInfo]:
     """Tokens of a given text, each with its place in it."""
     decoder, place = codecs.getincrementaldecoder("utf-8")(errors="replace"), 0
-    for token, logprob in zip(tokens, logprobs, strict=True):
+    for token, logprob, top in zip(tokens, logprobs, tops, strict=True):
         data = tokenizer.token_bytes(token)
-        yield TokenInfo(token=token, data=data, logprob=logprob, place=place)
+        likeliest = tuple((tokenizer.token_bytes(other), score) for other, score in top)
+        yield TokenInfo(token=token, data=data, logprob=logprob, place=place, top=likeliest)
         place += len(decoder.decode(data))
 
 

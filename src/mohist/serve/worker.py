@@ -116,12 +116,19 @@ class EngineWorker:
 
         return await self._lined_up(job, line_up)
 
-    async def score(self, tokens: tuple[int, ...], *, salt: bytes = b"", adapter: str | None = None) -> Job:
+    async def score(
+        self,
+        tokens: tuple[int, ...],
+        *,
+        salt: bytes = b"",
+        adapter: str | None = None,
+        top_logprobs: int = 0,
+    ) -> Job:
         """Line up a text to be scored from its second token on; its one event is a ScoreEvent."""
         job = Job(self, asyncio.get_running_loop())
 
         def line_up(engine: Engine) -> int:
-            job.ids = [engine.submit_score(tokens, salt=salt, adapter=adapter)]
+            job.ids = [engine.submit_score(tokens, salt=salt, adapter=adapter, top_logprobs=top_logprobs)]
             self._owners[job.ids[0]] = (job, 0)
             return 1
 
