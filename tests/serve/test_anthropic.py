@@ -8,6 +8,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from pydantic_core import from_json
 
 from tests.serve.servers import Running, serving, user
 from tests.serve.tiny import CONTEXT, babbler, script_llm, tiny_chat
@@ -108,6 +109,20 @@ def test_streams_add_up_to_whole_messages(running: Running, text: str) -> None:
     assert streamed == whole
     assert whole["type"] == "message"
     assert whole["model"] == "script"
+
+
+def test_a_call_that_is_cut_off(running: Running) -> None:
+    """Its input is what the official client makes of the pieces: as much as is certain."""
+    text = f"say ok {CALL}"
+    for most in (46, 50, 56):
+        whole = ask(running, text, tools=[WEATHER], max_tokens=most)
+        assert whole["stop_reason"] == "max_tokens"
+        deltas = [event.get("delta", {}) for event in events(running, text, tools=[WEATHER], max_tokens=most)]
+        written = "".join(delta.get("partial_json", "") for delta in deltas)
+        assert '{"city": "Paris"}'.startswith(written)
+        block = whole["content"][-1]
+        assert block["type"] == "tool_use"
+        assert block["input"] == (from_json(written, allow_partial=True) if written else {})
 
 
 def test_blocks(running: Running) -> None:
