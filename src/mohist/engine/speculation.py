@@ -36,7 +36,7 @@ MAX_LOSS = 0.03
 """Share of a sequence's time that guesses may have lost it, at any moment; the same of all time together."""
 PATIENCE_S, PATIENCE_STEPS = 0.02, 16
 """What guessing may owe beyond that before it rests: the larger of so many seconds and so many steps."""
-REST_LOSS = 0.005
+REST_LOSS = 0.01
 """Share of the time of a rest that makes up for what was lost before it."""
 MOST_SAVED_S, MOST_SAVED_STEPS = 2.0, 100
 """Of what guessing saved, as much may be staked later, on drafters that have to read a prompt first."""
@@ -124,6 +124,8 @@ class Speculator:
         """Of a guess, lately, and of a row that the drafter was behind."""
         self._drafting_s = 0.0
         """Of the guesses of the step that comes."""
+        self._reading_s = 0.0
+        """What it last took to catch up: an investment, which is given time to come back."""
         self._debt_s = 0.0
         """What guessing took, less what it gave and `MAX_LOSS` of all steps."""
         self._rests = False
@@ -148,7 +150,7 @@ class Speculator:
         self._learn(chunks, outcomes, seconds)
         self._debt_s += self._clock() - start - MAX_LOSS * seconds
         self._debt_s = max(self._debt_s, -max(MOST_SAVED_S, MOST_SAVED_STEPS * seconds))
-        if self._debt_s > patience_s(seconds):
+        if self._debt_s > patience_s(seconds) + self._reading_s:
             self._set_rest(True)
 
     def forget(self, sequence: Sequence) -> None:
@@ -170,7 +172,7 @@ class Speculator:
         self._drafting_s = self._clock() - start
         if backlog > FEW_ROWS * len(sequences):
             reading_s = max(0.0, self._drafting_s - sum(counts) * self._draft_s)
-            self._backlog_s = reading_s / backlog
+            self._backlog_s, self._reading_s = reading_s / backlog, reading_s
             self._drafting_s -= reading_s  # spent once, and no reason to stop now
         else:
             self._draft_s += 0.2 * (self._drafting_s / sum(counts) - self._draft_s)
