@@ -104,7 +104,7 @@ def test_what_compiled_the_form_is_said_where_that_may_be_why(
         (old, f"compiled by a version that the receipt does not name and here by {here}"),
         (receipt, None),
     ]:
-        forged = copy.deepcopy(then)
+        forged: Any = copy.deepcopy(then)
         forged["answers"][0]["tokens"][1] += 1
         doubt = verdict(running, forged)["doubt"]
         assert (doubt is None) if said is None else (said in doubt)
