@@ -27,6 +27,7 @@ from bench import (
     decode,
     draft,
     grpo,
+    kquants,
     memory,
     mtp,
     prefill,
@@ -50,7 +51,7 @@ SPEEDS = {
 """Measured for every number of threads."""
 COMMANDS = {"memory": memory, "startup": startup}
 """Measured on whole commands."""
-NAMES = (*SPEEDS, "contention", *COMMANDS, "agreement", "serve", "grpo")
+NAMES = (*SPEEDS, "contention", *COMMANDS, "agreement", "serve", "kquants", "grpo")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("; ".join(f"{name} {value}" for name, value in machine.items()) + "\n")
     reports = []
     found = chain(
-        measured(names - {"grpo"}, args.threads, args.repeats),
+        measured(names - {"grpo", "kquants"}, args.threads, args.repeats),
+        k_quants(args.threads, args.repeats) if "kquants" in names else (),
         trained(args.models, args.works, args.threads, args.repeats) if "grpo" in names else (),
     )
     for report in found:
@@ -119,6 +121,16 @@ def measured(names: set[str], threads: list[int], repeats: int | None) -> Iterat
         for num_threads in threads:
             work = partial(serve.run, files, num_threads, repeats or serve.REPEATS)
             yield watched(f"serve, threads: {num_threads}", work)
+
+
+def k_quants(threads: list[int], repeats: int | None) -> Iterator[Report]:
+    """Memory, then speed for every number of threads."""
+    files = prepared_files("bench.k_files")
+    yield watched("kquants, memory", partial(kquants.memory, files, repeats or 1))
+    for num_threads in threads:
+        with Crew(files) as crew:
+            work = partial(kquants.run, crew, num_threads, repeats or kquants.REPEATS)
+            yield watched(f"kquants, threads: {num_threads}", work, crew)
 
 
 def trained(

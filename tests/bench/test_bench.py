@@ -229,11 +229,14 @@ def test_command_line(
         return []
 
     trainings: list[tuple[object, ...]] = []
+    k_quants: list[tuple[object, ...]] = []
+    monkeypatch.setattr(command, "k_quants", lambda *options: k_quants.append(options) or [])
     monkeypatch.setattr(command, "measured", measured)
     monkeypatch.setattr(command, "trained", trained)
     monkeypatch.setattr(command, "described", lambda: {"processor": "slow"})
     assert command.main([]) == 0
-    assert asked[-1] == (set(command.NAMES) - {"grpo"}, [1, 2], None)
+    assert asked[-1] == (set(command.NAMES) - {"grpo", "kquants"}, [1, 2], None)
+    assert k_quants == [([1, 2], None)]
     assert trainings == [(grpo.MODELS, grpo.WORKS, [1, 2], None)]
     assert command.main(["decode", "--threads", "2", "--repeats", "3", "--json", str(tmp_path / "x")]) == 1
     assert asked[-1] == ({"decode"}, [2], 3)

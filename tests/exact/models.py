@@ -18,6 +18,7 @@ from mohist.engine.engine import Engine, EngineConfig
 from mohist.engine.runner import DecoderRunner
 from mohist.kernels.abi import library_path
 from mohist.kernels.activation import GELU_TANH, Activation
+from mohist.kernels.kquants import STORED_BYTES, KFormat
 from mohist.kernels.native import NativeOps
 from mohist.kernels.ops import Ops
 from mohist.kernels.weight import Weight, WeightFormat, is_quantized
@@ -47,9 +48,11 @@ from mohist.weights.quants import quantize
 
 VOCAB = 101  # no multiple of anything
 MAX_POSITIONS = 128
-FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
-Storage = WeightFormat | Literal["mixed"]
-"""`mixed`: every matrix in a format of its own, as in files of llama.cpp."""
+FORMATS: tuple[WeightFormat, ...] = ("f32", "bf16", "q8_0", "q4_0", "q4_1")
+"""What we can write."""
+K_QUANTS: tuple[KFormat, ...] = get_args(KFormat)
+Storage = WeightFormat | Literal["mixed", "k_quants"]
+"""`mixed`: every matrix in one of FORMATS, as in files of llama.cpp; `k_quants`: in one of K_QUANTS."""
 
 _YARN = YarnScaling(factor=4.0, original_positions=32, mscale=0.8, mscale_all_dim=0.6)
 _ROPE = RopeConfig(dim=32)
@@ -186,8 +189,24 @@ CONFIGS: dict[str, DecoderConfig] = {
 }
 
 
+_WIDE = replace(
+    _config(
+        "deepseek",
+        *(
+            LayerConfig(mixer=replace(_GQA, num_heads=8), mlp=mlp)
+            for mlp in (
+                DenseConfig(width=512),
+                replace(_FLAT, **_SOFTMAX, num_experts=5, width=256, shared_width=256),
+            )
+        ),
+    ),
+    hidden_size=256,
+)
+"""Rows of whole super-blocks, for K-quants."""
+
+
 class Model(NamedTuple):
-    """Which weights: a name in `CONFIGS` and how its matrices are stored."""
+    """Which weights: a name in `CONFIGS` and how its matrices are stored (`k_quants`: those of `_WIDE`)."""
 
     name: str
     storage: Storage
@@ -212,6 +231,7 @@ MODELS = [
     for name in CONFIGS
     for storage in ((*FORMATS, "mixed") if name in _EVERY_STORAGE else ("f32", "mixed"))
 ]
+MODELS.append(Model("deepseek", "k_quants"))
 
 
 @cache
@@ -229,7 +249,8 @@ def decoder(model: Model, threads: int = 1, *, definition: bool = False) -> Deco
 
 def load(model: Model, on: Ops, *, trainable: bool = False) -> Decoder:
     """A decoder of one's own, through the files and the loader."""
-    checkpoint = open_checkpoint(Path(_folder(model.name, "bf16" if model.storage == "bf16" else "f32").name))
+    dtype = "bf16" if model.storage == "bf16" else "f32"
+    checkpoint = open_checkpoint(Path(_folder(model.name, dtype, model.storage == "k_quants").name))
     loaded = load_decoder(
         checkpoint,
         on,
@@ -238,6 +259,8 @@ def load(model: Model, on: Ops, *, trainable: bool = False) -> Decoder:
     )
     if model.storage == "mixed":
         _mix(loaded)
+    if model.storage == "k_quants":
+        _fill_with_k_quants(loaded)
     return loaded
 
 
@@ -249,9 +272,9 @@ def engine(
 
 
 @cache
-def _folder(name: str, dtype: Literal["f32", "bf16"]) -> TemporaryDirectory[str]:
+def _folder(name: str, dtype: Literal["f32", "bf16"], wide: bool) -> TemporaryDirectory[str]:
     """The model in files. Matrices wide enough that samples differ; norms and biases that matter."""
-    made = init_decoder(CONFIGS[name], ops(), seed=0)
+    made = init_decoder(_WIDE if wide else CONFIGS[name], ops(), seed=0)
     with torch.no_grad():
         for key, module in made.tensors().items():
             values = noise(f"{name} {key}", *module.shape)
@@ -273,6 +296,26 @@ def _mix(loaded: Decoder) -> None:
         if isinstance(module, Matrix) and not key.endswith(".router"):
             target = FORMATS[hashlib.blake2b(key.encode()).digest()[1] % len(FORMATS)]
             module.fill(_packed(module.dense().view(-1, *module.shape[-2:]), target))
+
+
+def _fill_with_k_quants(loaded: Decoder) -> None:
+    """Give every matrix but routers random blocks in the format that its name's digest says."""
+    for key, module in loaded.tensors().items():
+        if isinstance(module, Matrix) and not key.endswith(".router"):
+            target = K_QUANTS[hashlib.blake2b(key.encode()).digest()[1] % 3]
+            *groups, rows, width = module.shape
+            stored = _k_rows(key, target, int(np.prod(groups)) * rows, width)
+            module.fill(Weight.from_rows(target, part) for part in stored.split(rows))
+
+
+def _k_rows(name: str, target: KFormat, rows: int, width: int) -> Tensor:
+    """Random blocks as ggml stores them; the float16 numbers make for a deviation of about 0.1."""
+    blocks = noise(name, rows, width // 256, STORED_BYTES[target]).add_(1).mul_(128).to(torch.uint8)
+    d, dmin = {"q4_k": (4e-4, 3e-3), "q5_k": (2e-4, 3e-3), "q6_k": (8e-5, None)}[target]
+    place = 208 if target == "q6_k" else 0
+    halves = torch.tensor([d] if dmin is None else [d, dmin]).half().view(torch.uint8)
+    blocks[..., place : place + len(halves)] = halves
+    return blocks.flatten(1)
 
 
 def _packed(matrices_GNK: Tensor, target: WeightFormat) -> Iterator[Weight]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import torch
@@ -29,8 +30,9 @@ from mohist.kernels.ops import (
 )
 from mohist.kernels.sampling import SampleRow, sample_twin, score_twin
 from mohist.kernels.twin import TorchOps
-from mohist.kernels.weight import Weight, WeightFormat, bytes_per_block
+from mohist.kernels.weight import Weight, WeightFormat, group_values, is_quantized
 from mohist.types import SamplingParams
+from tests.kernels.test_weight import random_rows
 
 PATH = library_path()
 if PATH is None:
@@ -38,7 +40,7 @@ if PATH is None:
 
 FAST = [NativeOps(PATH, threads) for threads in (1, 2)]
 DEFINITION = NativeOps(PATH, 1, definition=True)
-FORMATS: tuple[WeightFormat, ...] = ("f32", "bf16", "q8_0", "q4_0", "q4_1")
+FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 
 ACTIVATIONS = (SILU, GELU_TANH, SIGMOID, Activation(kind="clamped_silu", steepness=1.702, limit=2.5))
 
@@ -54,15 +56,15 @@ def noise(seed: int, *shape: int, scale: float = 1.0) -> Tensor:
 
 
 def make_weight(seed: int, weight_format: WeightFormat, n: int, k: int) -> Weight:
-    if weight_format in ("f32", "bf16"):
+    if not is_quantized(weight_format):
         return Weight.from_dense(noise(seed, n, k), weight_format)
-    generator = torch.Generator().manual_seed(seed)
-    num_bytes = bytes_per_block(weight_format)
-    rows = torch.randint(0, 256, (n, k // 32, num_bytes), dtype=torch.uint8, generator=generator)
-    num_scales = (num_bytes - (32 if weight_format == "q8_0" else 16)) // 2
-    scales = torch.randn((n, k // 32, num_scales), generator=generator).half()
-    rows[..., : 2 * num_scales] = scales.view(torch.uint8)
-    return Weight.from_rows(weight_format, rows.flatten(1))
+    return Weight.from_rows(weight_format, random_rows(weight_format, n, k, seed))
+
+
+def width_of(weight_format: WeightFormat, least: int = 1) -> int:
+    """The smallest width of at least `least` that matrices of the format can have."""
+    group = group_values(weight_format)
+    return -(-least // group) * group
 
 
 def strided(x: Tensor, padding: int) -> Tensor:
@@ -87,7 +89,7 @@ def strided(x: Tensor, padding: int) -> Tensor:
 def test_linear(
     seed: int, weight_format: WeightFormat, rows: int, n: int, blocks: int, extra: bool, padding: int
 ) -> None:
-    k = 32 * blocks if weight_format not in ("f32", "bf16") else 32 * blocks - padding
+    k = blocks * group_values(weight_format) if is_quantized(weight_format) else 32 * blocks - padding
     weights = [make_weight(seed + i, weight_format, n + 7 * i, k) for i in range(2)]
     width = sum(w.out_features for w in weights)
     x = strided(noise(seed + 9, rows, k), padding)
@@ -103,8 +105,9 @@ def test_linear(
 @given(seeds, formats, st.integers(1, 20), st.integers(1, 5), st.integers(1, 40))
 @settings(deadline=None, max_examples=30)
 def test_linear_grouped(seed: int, weight_format: WeightFormat, rows: int, groups: int, n: int) -> None:
-    weights = [make_weight(seed + g, weight_format, n, 64) for g in range(groups)]
-    x = strided(noise(seed, rows, groups, 64), 5)
+    k = width_of(weight_format, 64)
+    weights = [make_weight(seed + g, weight_format, n, k) for g in range(groups)]
+    x = strided(noise(seed, rows, groups, k), 5)
     expected = DEFINITION.linear_grouped(x, weights)
     for ops in FAST:
         assert torch.equal(ops.linear_grouped(x, weights), expected)
@@ -113,7 +116,7 @@ def test_linear_grouped(seed: int, weight_format: WeightFormat, rows: int, group
 @given(seeds, formats, st.integers(1, 40))
 @settings(deadline=None, max_examples=20)
 def test_embed(seed: int, weight_format: WeightFormat, vocab: int) -> None:
-    weight = make_weight(seed, weight_format, vocab, 64)
+    weight = make_weight(seed, weight_format, vocab, 2 * width_of(weight_format))
     tokens = torch.arange(vocab, dtype=torch.int32).flip(0)
     expected = DEFINITION.embed(weight, tokens)
     assert torch.equal(expected, weight.to_dense().flip(0))
@@ -366,14 +369,17 @@ def test_route_and_moe(
     )
     logits, bias = noise(seed, rows, experts), noise(seed + 1, experts) if biased else None
     chosen, weights = DEFINITION.route(logits, spec, bias_E=bias)
-    x, residual = noise(seed + 2, rows, 64), noise(seed + 3, rows, 48)
+    residual = noise(seed + 3, rows, 48)
     activation = ACTIVATIONS[seed % 4]
-    biases = ExpertBiases(*(noise(seed + n, experts, n) for n in (32, 32, 48))) if biased else None
     for weight_format in FORMATS:
+        dim, width = width_of(weight_format, 64), width_of(weight_format, 32)
+        x = noise(seed + 2, rows, dim)
+        biases = ExpertBiases(*(noise(seed + n, experts, n) for n in (width, width, 48))) if biased else None
         gate, up = (
-            [make_weight(seed + 10 * j + e, weight_format, 32, 64) for e in range(experts)] for j in (0, 1)
+            [make_weight(seed + 10 * j + e, weight_format, width, dim) for e in range(experts)]
+            for j in (0, 1)
         )
-        down = [make_weight(seed + 99 + e, weight_format, 48, 32) for e in range(experts)]
+        down = [make_weight(seed + 99 + e, weight_format, 48, width) for e in range(experts)]
         mlps = ExpertWeights(gate, up, down, biases, activation)
         expected = DEFINITION.moe(x, chosen, weights, mlps, residual=residual)
         for ops in FAST:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mohist.kernels.weight import Weight, WeightFormat, bytes_per_block, is_quantized
+from mohist.kernels.weight import Weight, WeightFormat, group_bytes, group_values, is_quantized
+from mohist.weights.formats import Format, RawTensor, TensorInfo
+from mohist.weights.quants import dequantize
 
-QUANTIZED: tuple[WeightFormat, ...] = ("q8_0", "q4_0", "q4_1")
+SMALL: tuple[WeightFormat, ...] = ("q8_0", "q4_0", "q4_1")
+K_QUANTS: tuple[WeightFormat, ...] = ("q4_k", "q5_k", "q6_k")
+QUANTIZED = (*SMALL, *K_QUANTS)
 
 
 @pytest.fixture(autouse=True)
@@ -15,22 +19,26 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def random_rows(weight_format: WeightFormat, num_rows: int, in_features: int) -> torch.Tensor:
-    """Blocks of random quants; the scales are small random float16 numbers."""
-    generator = torch.Generator().manual_seed(5)
-    num_bytes = bytes_per_block(weight_format)
+def random_rows(weight_format: WeightFormat, num_rows: int, in_features: int, seed: int = 5) -> torch.Tensor:
+    """ggml's rows with random bytes; the float16 numbers are small and random."""
+    generator = torch.Generator().manual_seed(seed)
+    stored = Format(weight_format)
+    blocks = in_features // stored.block_values
     rows = torch.randint(
-        0, 256, (num_rows, in_features // 32, num_bytes), generator=generator, dtype=torch.uint8
+        0, 256, (num_rows, blocks, stored.block_bytes), generator=generator, dtype=torch.uint8
     )
-    num_scales = 2 if weight_format == "q4_1" else 1
-    scales = torch.randn(num_rows, in_features // 32, num_scales, generator=generator).half()
-    rows[..., : 2 * num_scales] = scales.view(torch.uint8)
+    halves = torch.randn(num_rows, blocks, 2, generator=generator).half().view(torch.uint8)
+    if weight_format == "q6_k":
+        rows[..., 208:] = halves[..., :2]
+    else:
+        num_bytes = 2 if weight_format in ("q8_0", "q4_0") else 4
+        rows[..., :num_bytes] = halves[..., :num_bytes]
     return rows.flatten(1)
 
 
 def by_definition(weight_format: WeightFormat, row: torch.Tensor, k: int) -> float:
     """Entry k of one of ggml's rows."""
-    block = row.view(-1, bytes_per_block(weight_format))[k // 32]
+    block = row.view(-1, group_bytes(weight_format))[k // 32]
     scale = block[:2].view(torch.float16).float()
     if weight_format == "q8_0":
         return float(scale * block[2 + k % 32].view(torch.int8))
@@ -43,7 +51,7 @@ def by_definition(weight_format: WeightFormat, row: torch.Tensor, k: int) -> flo
 
 
 @pytest.mark.parametrize(("num_rows", "in_features"), [(48, 64), (37, 96), (5, 32), (16, 32)])
-@pytest.mark.parametrize("weight_format", QUANTIZED)
+@pytest.mark.parametrize("weight_format", SMALL)
 def test_quantised_values_are_those_of_ggml(
     weight_format: WeightFormat, num_rows: int, in_features: int
 ) -> None:
@@ -54,11 +62,35 @@ def test_quantised_values_are_those_of_ggml(
     assert torch.equal(weight.to_dense(), torch.tensor(expected))
 
 
-@pytest.mark.parametrize("weight_format", QUANTIZED)
+@pytest.mark.parametrize(("num_rows", "in_features"), [(300, 512), (37, 256), (16, 768)])
+@pytest.mark.parametrize("weight_format", K_QUANTS)
+def test_k_quants_have_the_values_of_the_file(
+    weight_format: WeightFormat, num_rows: int, in_features: int
+) -> None:
+    """`dequantize` gives those of the gguf package, bit for bit (tests/weights)."""
+    rows = random_rows(weight_format, num_rows, in_features)
+    weight = Weight.from_rows(weight_format, rows)
+    info = TensorInfo("t", Format(weight_format), (num_rows, in_features))
+    assert torch.equal(weight.to_dense(), dequantize(RawTensor(info, rows)))
+    bits = {"q4_k": 4.625, "q5_k": 5.625, "q6_k": 6.5625}[weight_format]
+    assert weight.data.numel() == -(-num_rows // 16) * 16 * in_features * bits / 8
+
+
+@pytest.mark.parametrize("weight_format", K_QUANTS)
+def test_rows_that_are_missing_are_zeros(weight_format: WeightFormat) -> None:
+    data = Weight.from_rows(weight_format, random_rows(weight_format, 21, 512)).data
+    whole, rest = data.view(2, -1)
+    filled = Weight.from_rows(weight_format, random_rows(weight_format, 21, 512)[16:]).data
+    assert torch.equal(rest, filled)
+    assert torch.equal(whole, Weight.from_rows(weight_format, random_rows(weight_format, 21, 512)[:16]).data)
+    assert not rest.view(2, -1)[:, :32].view(2, 16, 2)[:, 5:].any()
+
+
+@pytest.mark.parametrize("weight_format", SMALL)
 def test_quantised_layout(weight_format: WeightFormat) -> None:
     """The panel's bytes lie where the module's docstring puts them."""
     rows = random_rows(weight_format, 37, 96)
-    num_blocks, block_bytes = 3, bytes_per_block(weight_format)
+    num_blocks, block_bytes = 3, group_bytes(weight_format)
     head = 2 if weight_format == "q4_1" else 1
     data = Weight.from_rows(weight_format, rows).data.view(3, num_blocks, 16 * block_bytes)
     for row, block in ((0, 0), (17, 2), (36, 1)):
@@ -92,7 +124,8 @@ def test_bf16_rounds_to_nearest_even() -> None:
 @pytest.mark.parametrize("weight_format", ["f32", "bf16", *QUANTIZED])
 def test_rows_are_rows_of_the_dense_matrix(weight_format: WeightFormat) -> None:
     if is_quantized(weight_format):
-        weight = Weight.from_rows(weight_format, random_rows(weight_format, 37, 64))
+        width = 2 * group_values(weight_format)
+        weight = Weight.from_rows(weight_format, random_rows(weight_format, 37, width))
     else:
         weight = Weight.from_dense(torch.randn(37, 64), weight_format)
     index = torch.tensor([36, 0, 5, 5, 16], dtype=torch.int32)

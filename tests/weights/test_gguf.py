@@ -191,7 +191,7 @@ HOSTILE_TENSORS = {
     "overlap": ([("a", [16], F32, 0), ("b", [8], F32, 32)], "tensor 'b'.*overlaps the tensor before it"),
     "same bytes": ([("a", [8], F32, 0), ("b", [8], F32, 0)], "overlaps"),
     "twice": ([("a", [8], F32, 0), ("a", [8], F32, 32)], "tensor 'a'.*occurs twice"),
-    "other format": ([("t", [32], 6, 0)], "stored as Q5_0; Mohist reads F32, .*take another quantisation"),
+    "other format": ([("t", [256], 10, 0)], "stored as Q2_K; Mohist reads F32, .*take another quantisation"),
     "unknown format": ([("t", [32], 4, 0)], "stored as type 4"),
 }
 

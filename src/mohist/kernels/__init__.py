@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LAW", "load_ops"]
 
-LAW = 1
+LAW = 2
 """Version of the definitions in docs/numerics.md: another one may give other bits."""
 
 

@@ -58,8 +58,17 @@ __all__ = [
     "load_library",
 ]
 
-ABI = 2
-FORMATS: dict[WeightFormat, int] = {"f32": 0, "bf16": 1, "q8_0": 2, "q4_0": 3, "q4_1": 4}
+ABI = 3
+FORMATS: dict[WeightFormat, int] = {
+    "f32": 0,
+    "bf16": 1,
+    "q8_0": 2,
+    "q4_0": 3,
+    "q4_1": 4,
+    "q4_k": 5,
+    "q5_k": 6,
+    "q6_k": 7,
+}
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "clamped_silu": 2, "sigmoid": 3}
 
 

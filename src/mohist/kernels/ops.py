@@ -266,7 +266,7 @@ class Ops(Protocol):
     def embed(self, weight: Weight, tokens_T: Tensor) -> Tensor:
         """Rows of a table: [T, D], row t is `weight`'s row `tokens_T[t]` (int32) as float32.
 
-        A quantised value is one multiplication d*q (q4_1: then + m).
+        A quantised value is one multiplication d*q (q4_1, q4_k and q5_k: then + m; `linear` has d and m).
         """
         ...
 
@@ -281,8 +281,7 @@ class Ops(Protocol):
         """x times each matrix transposed, side by side: [T, sum of out_features].
 
         y = chain over k of x_k * w_nk; then y + bias_n if given; then residual_tn + y if given.
-        bf16 weights are widened exactly. For q8_0, q4_0 and q4_1, each block of 32 entries of a row of x
-        becomes
+        bf16 weights are widened exactly. For quantised ones, each block of 32 entries of a row of x becomes
 
             d_x = max|x| / 127;  r = 1 / d_x (0 if d_x is 0);  q_x = round half to even(x * r), an int8
 
@@ -290,6 +289,8 @@ class Ops(Protocol):
 
             y = fma(d_w * d_x, i, y);  q4_1 then y = fma(m_w, d_x * sum of q_x, y)
 
+        q4_k and q5_k are as q4_1, with d_w = d * scale and m_w = -(dmin * minimum). q6_k has a scale for each
+        half of a block, which multiplies its part of the sum i, exactly (q_w is the stored number less 32).
         Last, for each of a matrix's `terms`, in the rows of the term and the columns of the matrix,
 
             y = y + chain over r of z_r * b_nr,  z_r = chain over k of x_k * a_rk

@@ -10,6 +10,12 @@ zero) and B = K / 32 blocks, the bytes of `Weight.data` are
 
 so that one vector load gives the next operand of 16 neighbouring outputs. The quantised blocks hold ggml's
 own bits in another order: values d*q (q8_0), d*(q - 8) (q4_0), d*q + m (q4_1).
+
+K-quants come in groups of eight blocks behind one header, G = K / 256 (values: see `mohist.kernels.kquants`):
+
+    q4_k        [P][G] { f16 d[16]; f16 dmin[16]; u8 scale[8][16]; u8 minimum[8][16]; u8 q[8][4][16][4] }
+    q5_k        [P][G] { as q4_k, but { u8 q[4][16][4]; u8 above[16][4] } [8] }
+    q6_k        [P][G] { f16 d[16]; i8 scale[8][2][16]; { u8 q[4][16][4]; u8 above[2][16][4] } [8] }
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mohist.kernels import kquants
 from mohist.kernels.memory import huge_pages
 
 __all__ = [
@@ -30,32 +37,71 @@ __all__ = [
     "LowRankTerm",
     "Weight",
     "WeightFormat",
-    "bytes_per_block",
+    "group_bytes",
+    "group_values",
     "is_quantized",
 ]
 
-WeightFormat = Literal["f32", "bf16", "q8_0", "q4_0", "q4_1"]
+WeightFormat = Literal["f32", "bf16", "q8_0", "q4_0", "q4_1", "q4_k", "q5_k", "q6_k"]
 
 PANEL = 16
 """Output rows of a panel."""
 BLOCK = 32
-"""Entries of a row that share a scale."""
+"""Entries of a row that meet 32 activations with a scale of their own."""
 
 _DTYPES: dict[str, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16}
-_SCALES: dict[str, int] = {"q8_0": 1, "q4_0": 1, "q4_1": 2}
-_QUANT_BYTES: dict[str, int] = {"q8_0": 32, "q4_0": 16, "q4_1": 16}
+
+
+class _Layout(NamedTuple):
+    """What a row has in a group: entries, float16 numbers, other scales of a byte, and fours of quants."""
+
+    values: int
+    halves: int
+    scales: int
+    fours: int
+
+    @property
+    def bytes(self) -> int:
+        return 2 * self.halves + self.scales + 4 * self.fours
+
+    def dtype(self, *rows: int) -> np.dtype[Any]:
+        """Of one row, or with every item for so many rows side by side."""
+        return np.dtype(
+            [
+                ("halves", "V2", (self.halves, *rows)),
+                ("scales", "u1", (self.scales, *rows)),
+                ("quants", "V4", (self.fours, *rows)),
+            ]
+        )
+
+
+_LAYOUTS: dict[str, _Layout] = {
+    "q8_0": _Layout(32, 1, 0, 8),
+    "q4_0": _Layout(32, 1, 0, 4),
+    "q4_1": _Layout(32, 2, 0, 4),
+    "q4_k": _Layout(256, 2, 16, 8 * 4),
+    "q5_k": _Layout(256, 2, 16, 8 * 5),
+    "q6_k": _Layout(256, 1, 16, 8 * 6),
+}
+_PANELS_AT_A_TIME = 8
+"""Of K-quants, taken apart: what is made on the way stays in cache."""
 
 
 def is_quantized(weight_format: WeightFormat) -> bool:
     """Whether the format stores blocks of small integers with scales."""
-    return weight_format in _SCALES
+    return weight_format in _LAYOUTS
 
 
-def bytes_per_block(weight_format: WeightFormat) -> int:
-    """Bytes of 32 neighbouring entries of a row, scales included."""
+def group_values(weight_format: WeightFormat) -> int:
+    """Entries of a row that share a header of scales: a row has a whole number of groups. 1 for floats."""
+    return _LAYOUTS[weight_format].values if is_quantized(weight_format) else 1
+
+
+def group_bytes(weight_format: WeightFormat) -> int:
+    """Bytes that these entries take, scales included."""
     if is_quantized(weight_format):
-        return 2 * _SCALES[weight_format] + _QUANT_BYTES[weight_format]
-    return BLOCK * _DTYPES[weight_format].itemsize
+        return _LAYOUTS[weight_format].bytes
+    return _DTYPES[weight_format].itemsize
 
 
 class Factors(NamedTuple):
@@ -104,11 +150,11 @@ class Weight:
     ) -> Weight:
         """A weight of the right size whose entries are not set; on the CPU, if no device is named."""
         assert weight_format in get_args(WeightFormat), weight_format
-        assert in_features % BLOCK == 0 or not is_quantized(weight_format), (
-            f"{weight_format} needs rows in blocks of {BLOCK}, not {in_features}"
+        groups, rest = divmod(in_features, group_values(weight_format))
+        assert rest == 0, (
+            f"{weight_format} needs rows in groups of {group_values(weight_format)}, not {in_features}"
         )
-        rows = -(-out_features // PANEL) * PANEL
-        num_bytes = rows * in_features * bytes_per_block(weight_format) // BLOCK
+        num_bytes = -(-out_features // PANEL) * PANEL * groups * group_bytes(weight_format)
         on_cpu = device is None or device.type == "cpu"
         data = (
             huge_pages.empty(num_bytes)
@@ -130,17 +176,14 @@ class Weight:
     def from_rows(cls, weight_format: WeightFormat, rows_NB: Tensor) -> Weight:
         """Pack ggml's rows: uint8 [N, bytes of a row] on the CPU, every block behind its scales."""
         num_rows, row_bytes = rows_NB.shape
-        weight = cls.empty(weight_format, num_rows, row_bytes // bytes_per_block(weight_format) * BLOCK)
-        blocks_NB = rows_NB.contiguous().numpy().view(_block_layout(weight_format))
-        panels_PB = weight.data.numpy().view(_panel_layout(weight_format)).reshape(-1, blocks_NB.shape[1])
-        whole = num_rows // PANEL
-        for field in ("scales", "quants"):
-            blocks, panels = blocks_NB[field], panels_PB[field]
-            in_panels = blocks[: whole * PANEL].reshape(whole, PANEL, *blocks.shape[1:])
-            panels[:whole] = in_panels.transpose(0, 2, 3, 1)
-            if rest := num_rows % PANEL:
-                panels[whole] = np.zeros((), panels.dtype)
-                panels[whole, ..., :rest] = blocks[whole * PANEL :].transpose(1, 2, 0)
+        layout = _LAYOUTS[weight_format]
+        groups = row_bytes // kquants.STORED_BYTES.get(weight_format, layout.bytes)
+        weight = cls.empty(weight_format, num_rows, groups * layout.values)
+        panels_PG = weight.data.numpy().view(layout.dtype(PANEL)).reshape(-1, groups)
+        rows = rows_NB.contiguous().numpy()
+        step = PANEL * (_PANELS_AT_A_TIME if kquants.is_k_format(weight_format) else len(panels_PG))
+        for start in range(0, num_rows, step):
+            _interleave(_grouped(weight_format, rows[start : start + step]), panels_PG[start // PANEL :])
         return weight
 
     def update(self, matrix_NK: Tensor) -> None:
@@ -167,19 +210,19 @@ class Weight:
         panel_T, lane_T = index_T.long() // PANEL, index_T.long() % PANEL
         if not is_quantized(self.format):
             return self.data.view(-1, self.in_features, PANEL)[panel_T, :, lane_T].float()
-        scales, quants = self._blocks()
-        scales_TBS = scales.view(torch.float16)[panel_T, :, :, lane_T].float()
-        bytes_TBG4 = quants[panel_T, :, :, lane_T]
+        halves_TGH, scales_TGS, quants_TGB = self._groups(panel_T, lane_T)
+        if kquants.is_k_format(self.format):
+            blocks = quants_TGB.unflatten(2, (8, -1))
+            return kquants.dequantized(self.format, halves_TGH, scales_TGS, blocks).flatten(1)
         if self.format == "q8_0":
-            values_TBK = bytes_TBG4.view(torch.int8).flatten(2).float()
+            values_TGK = quants_TGB.view(torch.int8).float()
         else:
-            nibbles = bytes_TBG4.flatten(2)
-            values_TBK = torch.cat((nibbles & 15, nibbles >> 4), dim=2).float()
+            values_TGK = torch.cat((quants_TGB & 15, quants_TGB >> 4), dim=2).float()
         if self.format == "q4_0":
-            values_TBK -= 8
-        dense = values_TBK * scales_TBS[:, :, :1]
+            values_TGK -= 8
+        dense = values_TGK * halves_TGH[:, :, :1]
         if self.format == "q4_1":
-            dense += scales_TBS[:, :, 1:]
+            dense += halves_TGH[:, :, 1:]
         return dense.flatten(1)
 
     def to(self, device: torch.device) -> Weight:
@@ -194,25 +237,46 @@ class Weight:
         """The same packed weight, with these differences."""
         return replace(self, terms=terms)
 
-    def _blocks(self) -> tuple[Tensor, Tensor]:
-        """Views of `data`: scales as bytes [P, B, S, 32] (16 rows x f16), quants [P, B, G, 16, 4]."""
-        num_scales = _SCALES[self.format]
-        blocks = self.data.view(-1, self.in_features // BLOCK, PANEL * bytes_per_block(self.format))
-        head = num_scales * 2 * PANEL
-        scales, quants = blocks[..., :head], blocks[..., head:]
-        return scales.unflatten(2, (num_scales, 2 * PANEL)), quants.unflatten(2, (-1, PANEL, 4))
+    def _groups(self, panel_T: Tensor, lane_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of rows: float16 numbers as float32 [T, G, halves], scales [T, G, scales], quants [T, G, bytes]."""
+        layout = _LAYOUTS[self.format]
+        groups = self.data.view(-1, self.in_features // layout.values, PANEL * layout.bytes)
+        sizes = [PANEL * n for n in (2 * layout.halves, layout.scales, 4 * layout.fours)]
+        halves, scales, quants = groups.split(sizes, dim=2)
+        halves_PGHC = halves.view(torch.float16).unflatten(2, (-1, PANEL))
+        scales_PGSC = scales.unflatten(2, (layout.scales, PANEL))
+        quants_PGFC4 = quants.unflatten(2, (-1, PANEL, 4))
+        return (
+            halves_PGHC[panel_T, :, :, lane_T].float(),
+            scales_PGSC[panel_T, :, :, lane_T],
+            quants_PGFC4[panel_T, :, :, lane_T].flatten(2),
+        )
 
 
-def _block_layout(weight_format: WeightFormat) -> np.dtype[Any]:
-    """ggml's block: scales, then quants in fours."""
-    quants = _QUANT_BYTES[weight_format] // 4
-    return np.dtype([("scales", "V2", (_SCALES[weight_format],)), ("quants", "V4", (quants,))])
+def _grouped(weight_format: WeightFormat, rows_NB: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """ggml's rows as [N, G] of the items in `_LAYOUTS`."""
+    layout = _LAYOUTS[weight_format]
+    if not kquants.is_k_format(weight_format):
+        return rows_NB.view(layout.dtype())
+    stored_NGB = rows_NB.reshape(len(rows_NB), -1, kquants.STORED_BYTES[weight_format])
+    apart = kquants.parts(weight_format, stored_NGB)
+    flat = [part.reshape(*stored_NGB.shape[:2], -1) for part in apart]
+    return np.concatenate(flat, axis=2).view(layout.dtype()).squeeze(2)
 
 
-def _panel_layout(weight_format: WeightFormat) -> np.dtype[Any]:
-    """The same for 16 rows at a time: every scale and every four quants of all rows together."""
-    quants = _QUANT_BYTES[weight_format] // 4
-    return np.dtype([("scales", "V2", (_SCALES[weight_format], PANEL)), ("quants", "V4", (quants, PANEL))])
+def _interleave(groups_NG: np.ndarray[Any, Any], panels_PG: np.ndarray[Any, Any]) -> None:
+    """Put rows into the first panels, and zeros into what is left of the last of them."""
+    num_rows = len(groups_NG)
+    whole = num_rows // PANEL
+    rest = num_rows % PANEL
+    if rest:
+        panels_PG[whole] = np.zeros((), panels_PG.dtype)
+    for field in ("halves", "scales", "quants"):
+        groups, panels = groups_NG[field], panels_PG[field]
+        in_panels = groups[: whole * PANEL].reshape(whole, PANEL, *groups.shape[1:])
+        panels[:whole] = in_panels.transpose(0, 2, 3, 1)
+        if rest:
+            panels[whole, ..., :rest] = groups[whole * PANEL :].transpose(1, 2, 0)
 
 
 def _copy(target: Tensor, source: Tensor) -> None:

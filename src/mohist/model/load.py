@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Iterator, Mapping
 
@@ -15,27 +16,16 @@ from mohist.kernels.weight import BLOCK, Weight, WeightFormat, is_quantized
 from mohist.model.config import DecoderConfig
 from mohist.model.decoder import Decoder
 from mohist.model.family import read_config, read_origins
+from mohist.model.kept import KEPT, expanded
 from mohist.model.origins import Origin, locate
 from mohist.model.tensors import Matrix, Vector
 from mohist.weights.checkpoint import Checkpoint
 from mohist.weights.formats import Format, RawTensor
-from mohist.weights.quants import dequantize, quantize
+from mohist.weights.quants import dequantize, quantize, widened
 
 __all__ = ["check_tensors", "init_decoder", "load_decoder", "with_stored_mtp"]
 
-_KEPT: dict[Format, WeightFormat] = {
-    Format.F32: "f32",
-    Format.F16: "f32",
-    Format.BF16: "bf16",
-    Format.Q8_0: "q8_0",
-    Format.Q4_0: "q4_0",
-    Format.Q4_1: "q4_1",
-    Format.Q4_K: "f32",
-    Format.Q5_K: "f32",
-    Format.Q6_K: "f32",
-    Format.MXFP4: "bf16",
-}
-"""What a stored format becomes in memory: itself where the kernels have it, else float32."""
+_log = logging.getLogger(__name__)
 
 _REDUNDANT = re.compile(
     r".*rotary_emb\.inv_freq|rope_freqs\.weight|model\.layers\.\d+\.(embed_tokens|shared_head\.head)\.weight"
@@ -49,9 +39,10 @@ def load_decoder(
 ) -> Decoder:
     """The model in a checkpoint, computing with `ops`.
 
-    Matrices keep their stored format where the kernels have it (f32, bf16, q8_0, q4_0, q4_1); others become
-    f32. `quantize` converts them all, the routers of experts excepted. `trainable` makes every tensor a
-    float32 parameter. Raises ModelError, when no family reads the config or the tensors do not fit it.
+    Matrices keep their stored format where the kernels have it. Others take more memory (`KEPT` says which),
+    and a warning is logged if they were quantised. `quantize` converts them all, the routers of experts
+    excepted. `trainable` makes every tensor a float32 parameter. Raises ModelError, when no family reads the
+    config or the tensors do not fit it.
     """
     if trainable and quantize not in (None, "f32"):
         raise ModelError(
@@ -62,6 +53,9 @@ def load_decoder(
     origins = read_origins(checkpoint, config)
     located = {name: locate(origins, name, len(config.layers)) for name in decoder.tensors()}
     check_tensors(checkpoint, decoder, located)
+    if not trainable and quantize is None:
+        for stored, kept in expanded(checkpoint).items():
+            _log.warning("no kernel computes with %s weights: they are %s in memory", stored, kept)
     for name, module in decoder.tensors().items():
         parts = located[name].read(checkpoint, module.shape)
         if isinstance(module, Vector):
@@ -96,11 +90,13 @@ def _stacked(parts: Iterator[RawTensor], module: Matrix) -> Tensor:
 
 def _packed(name: str, raw: RawTensor, wanted: WeightFormat | None) -> Weight:
     """Pack one matrix in the wanted format, or in the one it is kept in; equal formats keep their bits."""
-    target = wanted or _KEPT[raw.info.format]
+    target = wanted or KEPT[raw.info.format]
     if not is_quantized(target):
         keeps_bits = target == "bf16" and raw.info.format is Format.BF16
         return Weight.from_dense(raw.data if keeps_bits else dequantize(raw), target)
-    if raw.info.format != target:
+    if raw.info.format is Format.Q5_0 and target == "q8_0":
+        raw = widened(raw)
+    elif raw.info.format != target:
         if raw.info.shape[-1] % BLOCK:
             raise ModelError(
                 f"quantize = {target!r}: rows of {name!r} have {raw.info.shape[-1]} entries, "

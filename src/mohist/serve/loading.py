@@ -13,6 +13,7 @@ from mohist.kernels.weight import WeightFormat
 from mohist.llm import LLM
 from mohist.model.count import cache_values_per_token, weight_bytes
 from mohist.model.family import read_config
+from mohist.model.kept import kept_bytes
 from mohist.serve.backend import Backend
 from mohist.serve.local import LocalModel
 from mohist.weights.checkpoint import open_checkpoint
@@ -115,8 +116,7 @@ def memory_bytes(config: ModelConfig) -> int:
     """What weights and cache will take; the weights are fetched if they are not here. Raises MohistError."""
     checkpoint = open_checkpoint(resolve(config.source, offline=config.offline))
     decoder = read_config(checkpoint)
-    stored = sum(info.num_bytes for info in checkpoint.tensors.values())
-    weights = stored if config.quantize is None else weight_bytes(decoder, config.quantize)
+    weights = kept_bytes(checkpoint) if config.quantize is None else weight_bytes(decoder, config.quantize)
     tokens = decoder.max_positions if config.cache_tokens is None else config.cache_tokens
     return weights + tokens * cache_values_per_token(decoder) * CACHE_BYTES_PER_VALUE
 

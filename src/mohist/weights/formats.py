@@ -31,6 +31,8 @@ class Format(enum.StrEnum):
     Q8_0 = "q8_0"
     Q4_0 = "q4_0"
     Q4_1 = "q4_1"
+    Q5_0 = "q5_0"
+    Q5_1 = "q5_1"
     Q4_K = "q4_k"
     Q5_K = "q5_k"
     Q6_K = "q6_k"
@@ -83,6 +85,8 @@ _BLOCKS = {
     Format.Q8_0: _Block(32, 2 + 32, torch.uint8),
     Format.Q4_0: _Block(32, 2 + 16, torch.uint8),
     Format.Q4_1: _Block(32, 2 + 2 + 16, torch.uint8),
+    Format.Q5_0: _Block(32, 2 + 4 + 16, torch.uint8),
+    Format.Q5_1: _Block(32, 2 + 2 + 4 + 16, torch.uint8),
     Format.Q4_K: _Block(256, 2 + 2 + 12 + 128, torch.uint8),
     Format.Q5_K: _Block(256, 2 + 2 + 12 + 32 + 128, torch.uint8),
     Format.Q6_K: _Block(256, 128 + 64 + 16 + 2, torch.uint8),

@@ -47,6 +47,8 @@ GGML_FORMATS: dict[int, Format] = {
     1: Format.F16,
     2: Format.Q4_0,
     3: Format.Q4_1,
+    6: Format.Q5_0,
+    7: Format.Q5_1,
     8: Format.Q8_0,
     12: Format.Q4_K,
     13: Format.Q5_K,
@@ -57,7 +59,7 @@ GGML_FORMATS: dict[int, Format] = {
 """Tensor type codes that we read."""
 
 _OTHER_GGML_FORMATS = {
-    6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS",
+    9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS",
     18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16",
     26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 40: "NVFP4",
 }  # fmt: skip

@@ -7,6 +7,7 @@ and in cache, whatever the tensor's size.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -14,7 +15,7 @@ import torch
 from mohist.errors import WeightsError
 from mohist.weights.formats import Format, RawTensor, TensorInfo, bytes_per_row
 
-__all__ = ["dequantize", "quantize"]
+__all__ = ["dequantize", "quantize", "widened"]
 
 _SLICE_VALUES = 1 << 18
 """Values worked on at a time: 1 MiB of float32."""
@@ -64,6 +65,20 @@ def quantize(tensor: torch.Tensor, format: Format, name: str = "") -> RawTensor:
     return RawTensor(info, data.view(rows, row_bytes))
 
 
+def widened(raw: RawTensor) -> RawTensor:
+    """A Q5_0 tensor as Q8_0, which holds every value of it: the scale stays, quants get a byte each."""
+    assert raw.info.format is Format.Q5_0, raw.info
+    blocks = raw.data.reshape(-1, Format.Q5_0.block_bytes)
+    data = torch.empty(len(blocks), Format.Q8_0.block_bytes, dtype=torch.uint8)
+    step = _SLICE_VALUES // Format.Q5_0.block_values
+    for start in range(0, len(blocks), step):
+        part = blocks[start : start + step]
+        data[start : start + step, :2] = part[:, :2]
+        data[start : start + step, 2:] = _quants_q5_0(part).view(torch.uint8)
+    info = dataclasses.replace(raw.info, format=Format.Q8_0)
+    return RawTensor(info, data.view(len(raw.data), -1))
+
+
 # Decoders: uint8 [blocks, block_bytes] -> float32 [blocks, block_values].
 
 
@@ -77,6 +92,20 @@ def _decode_q4_0(blocks: torch.Tensor) -> torch.Tensor:
 
 def _decode_q4_1(blocks: torch.Tensor) -> torch.Tensor:
     return _nibbles(blocks[:, 4:], 16).float().mul_(_halves(blocks, 0)).add_(_halves(blocks, 2))
+
+
+def _decode_q5_0(blocks: torch.Tensor) -> torch.Tensor:
+    return _quants_q5_0(blocks).float().mul_(_halves(blocks, 0))
+
+
+def _decode_q5_1(blocks: torch.Tensor) -> torch.Tensor:
+    quants = _nibbles(blocks[:, 8:], 16) | (_bits(blocks[:, 4:8], width=1, group=1) << 4)
+    return quants.float().mul_(_halves(blocks, 0)).add_(_halves(blocks, 2))
+
+
+def _quants_q5_0(blocks: torch.Tensor) -> torch.Tensor:
+    quants = _nibbles(blocks[:, 6:], 16) | (_bits(blocks[:, 2:6], width=1, group=1) << 4)
+    return quants.view(torch.int8).sub_(16)
 
 
 def _decode_q4_k(blocks: torch.Tensor) -> torch.Tensor:
@@ -180,6 +209,8 @@ _DECODERS: dict[Format, Callable[[torch.Tensor], torch.Tensor]] = {
     Format.Q8_0: _decode_q8_0,
     Format.Q4_0: _decode_q4_0,
     Format.Q4_1: _decode_q4_1,
+    Format.Q5_0: _decode_q5_0,
+    Format.Q5_1: _decode_q5_1,
     Format.Q4_K: _decode_q4_k,
     Format.Q5_K: _decode_q5_k,
     Format.Q6_K: _decode_q6_k,

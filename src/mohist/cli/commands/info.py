@@ -49,6 +49,7 @@ def context_lengths(text: str) -> list[int]:
 def run(args: argparse.Namespace) -> int:
     """Print what the config says and what follows from it."""
     from mohist.model.family import read_config
+    from mohist.model.kept import expanded, kept_bytes
     from mohist.weights.checkpoint import open_config
     from mohist.weights.source import resolve
 
@@ -56,8 +57,9 @@ def run(args: argparse.Namespace) -> int:
         path = resolve(args.model, offline=args.offline, progress=status.progress)
     checkpoint = open_config(path)
     config = read_config(checkpoint)
-    facts = describe(config, args.context) | {
+    facts = describe(config, args.context, kept_bytes(checkpoint)) | {
         "stored": stored_formats(checkpoint),
+        "expanded": {str(stored): kept for stored, kept in expanded(checkpoint).items()},
         "chat": chat_format(checkpoint),
     }
     if args.json:
@@ -67,14 +69,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def describe(config: DecoderConfig, contexts: list[int] | None = None) -> dict[str, Any]:
-    """Everything that follows from the config."""
+def describe(config: DecoderConfig, contexts: list[int] | None = None, kept_bytes: int = 0) -> dict[str, Any]:
+    """Everything that follows from the config; `kept_bytes`: of the weights as loaded, 0 without weights."""
     from mohist.model import count
 
     values = count.cache_values_per_token(config)
     cache_bytes = values * CACHE_BYTES_PER_VALUE
     lengths = contexts or sorted({min(4096, config.max_positions), config.max_positions})
-    weights = {name: count.weight_bytes(config, name) for name in FORMATS}
+    weights = {"stored": kept_bytes} if kept_bytes else {}
+    weights |= {name: count.weight_bytes(config, name) for name in FORMATS}
     return {
         "family": config.family,
         "layers": [
@@ -161,10 +164,7 @@ def as_text(model: str, facts: dict[str, Any]) -> str:
             "cache",
             f"{facts['cache_values_per_token']:,} values, {facts['cache_bytes_per_token']:,} bytes a token",
         ),
-        (
-            "stored as",
-            ", ".join(f"{name} ({size:,} numbers)" for name, size in facts["stored"].items()) or "no weights",
-        ),
+        ("stored as", stored_text(facts)),
         ("chat format", facts["chat"] or "no tokenizer here"),
         ("runs on", f"{ops.name}, {'exact' if ops.exact else 'close, not exact'}"),
     ]
@@ -175,6 +175,16 @@ def as_text(model: str, facts: dict[str, Any]) -> str:
         totals = "".join(f"{size_text(facts['memory_bytes'][name][n]):>20}" for n in lengths)
         lines.append(f"  {name:12}{size_text(size):>12}{totals}")
     return "\n".join(lines)
+
+
+def stored_text(facts: dict[str, Any]) -> str:
+    """Formats in the file, and what those become that no kernel computes with."""
+    become = {name: f", {kept} in memory" for name, kept in facts["expanded"].items()}
+    formats = facts["stored"].items()
+    return (
+        ", ".join(f"{name} ({size:,} numbers{become.get(name, '')})" for name, size in formats)
+        or "no weights"
+    )
 
 
 def parameters_text(facts: dict[str, Any]) -> str:

@@ -24,33 +24,60 @@ struct Lanes {
 
 // ---- weights ----------------------------------------------------------------------------------------------------
 
-int64_t block_bytes(int64_t format) {
-  return format == MOHIST_Q8_0 ? 544 : format == MOHIST_Q4_0 ? 288 : 320;
-}
-
-// A block of 32 weights of row n: w = d * q + m.
+// A block of 32 weights of row n: w = d * scale * q + m, with a scale for each half.
 struct Block {
   float d, m;
-  int32_t q[32];
+  int32_t scale[2], q[32];
+  float value(int k) const { return d * static_cast<float>(scale[k / 16]) * static_cast<float>(q[k]); }
 };
 
-Block read_block(const mohist_weight& w, int64_t n, int64_t b) {
-  const int64_t panel = n / 16, c = n % 16;
-  const uint8_t* p = static_cast<const uint8_t*>(w.data) + (panel * (w.k / 32) + b) * block_bytes(w.format);
-  const uint16_t* half = reinterpret_cast<const uint16_t*>(p);
-  Block block;
-  block.d = f16_to_float(half[c]);
-  block.m = w.format == MOHIST_Q4_1 ? f16_to_float(half[16 + c]) : 0.0f;
-  const uint8_t* bytes = p + (w.format == MOHIST_Q4_1 ? 64 : 32);
+bool has_minimum(int64_t format) { return format == MOHIST_Q4_1 || format == MOHIST_Q4_K || format == MOHIST_Q5_K; }
+
+// The quants of row c of a panel, in the layouts of weight.py.
+void read_quants(int64_t format, const uint8_t* p, int64_t c, int32_t* q) {
   for (int k = 0; k < 32; k++) {
-    if (w.format == MOHIST_Q8_0) {
-      block.q[k] = static_cast<int8_t>(bytes[(k / 4) * 64 + c * 4 + k % 4]);
-    } else {
-      uint8_t byte = bytes[(k % 16 / 4) * 64 + c * 4 + k % 4];
-      block.q[k] = (k < 16 ? byte & 15 : byte >> 4) - (w.format == MOHIST_Q4_0 ? 8 : 0);
+    const int64_t at = c * 4 + k % 4;
+    if (format == MOHIST_Q8_0) {
+      q[k] = static_cast<int8_t>(p[k / 4 * 64 + at]);
+      continue;
     }
+    const uint8_t byte = p[k % 16 / 4 * 64 + at];
+    q[k] = k < 16 ? byte & 15 : byte >> 4;
+    if (format == MOHIST_Q4_0) q[k] -= 8;
+    if (format == MOHIST_Q5_K) q[k] += 16 * (p[256 + at] >> k / 4 & 1);
+    if (format == MOHIST_Q6_K) q[k] += 16 * (p[256 + 64 * (k / 16) + at] >> 2 * (k % 16 / 4) & 3) - 32;
   }
+}
+
+Block read_small_block(const mohist_weight& w, int64_t n, int64_t b) {
+  const int64_t panel = n / 16, c = n % 16, header = w.format == MOHIST_Q4_1 ? 64 : 32;
+  const int64_t bytes = header + (w.format == MOHIST_Q8_0 ? 512 : 256);
+  const uint8_t* p = static_cast<const uint8_t*>(w.data) + (panel * (w.k / 32) + b) * bytes;
+  const uint16_t* half = reinterpret_cast<const uint16_t*>(p);
+  Block block = {f16_to_float(half[c]), w.format == MOHIST_Q4_1 ? f16_to_float(half[16 + c]) : 0.0f, {1, 1}, {}};
+  read_quants(w.format, p + header, c, block.q);
   return block;
+}
+
+// Blocks of K-quants: eight of them share d and the d of their minima.
+Block read_k_block(const mohist_weight& w, int64_t n, int64_t b) {
+  const int64_t panel = n / 16, c = n % 16, header = w.format == MOHIST_Q6_K ? 288 : 320;
+  const int64_t quants = w.format == MOHIST_Q6_K ? 384 : w.format == MOHIST_Q5_K ? 320 : 256;
+  const uint8_t* p = static_cast<const uint8_t*>(w.data) + (panel * (w.k / 256) + b / 8) * (header + 8 * quants);
+  const uint16_t* half = reinterpret_cast<const uint16_t*>(p);
+  Block block = {f16_to_float(half[c]), 0.0f, {}, {}};
+  if (w.format == MOHIST_Q6_K) {
+    for (int h = 0; h < 2; h++) block.scale[h] = static_cast<int8_t>(p[32 + (b % 8 * 2 + h) * 16 + c]);
+  } else {
+    block.scale[0] = block.scale[1] = p[64 + b % 8 * 16 + c];
+    block.m = -(f16_to_float(half[16 + c]) * static_cast<float>(p[192 + b % 8 * 16 + c]));
+  }
+  read_quants(w.format, p + header + b % 8 * quants, c, block.q);
+  return block;
+}
+
+Block read_block(const mohist_weight& w, int64_t n, int64_t b) {
+  return w.format >= MOHIST_Q4_K ? read_k_block(w, n, b) : read_small_block(w, n, b);
 }
 
 float read_weight(const mohist_weight& w, int64_t n, int64_t k) {
@@ -58,8 +85,8 @@ float read_weight(const mohist_weight& w, int64_t n, int64_t k) {
   if (w.format == MOHIST_F32) return static_cast<const float*>(w.data)[at];
   if (w.format == MOHIST_BF16) return bf16_to_float(static_cast<const uint16_t*>(w.data)[at]);
   Block block = read_block(w, n, k / 32);
-  float value = block.d * static_cast<float>(block.q[k % 32]);
-  return w.format == MOHIST_Q4_1 ? value + block.m : value;
+  const float value = block.value(k % 32);
+  return has_minimum(w.format) ? value + block.m : value;
 }
 
 // Activations meet quantised weights as 8-bit integers, a scale for every 32 of them.
@@ -90,9 +117,13 @@ float dot(const mohist_weight& w, int64_t n, const float* x) {
     const Block block = read_block(w, n, b);
     const QuantizedBlock activation = quantize_block(x + 32 * b);
     int32_t products = 0, sum = 0;
-    for (int k = 0; k < 32; k++) products += block.q[k] * activation.q[k], sum += activation.q[k];
-    acc = __builtin_fmaf(block.d * activation.d, static_cast<float>(products), acc);
-    if (w.format == MOHIST_Q4_1) acc = __builtin_fmaf(block.m, activation.d * static_cast<float>(sum), acc);
+    for (int k = 0; k < 32; k++) {
+      products += (w.format == MOHIST_Q6_K ? block.scale[k / 16] : 1) * block.q[k] * activation.q[k];
+      sum += activation.q[k];
+    }
+    const float d = w.format == MOHIST_Q6_K ? block.d : block.d * static_cast<float>(block.scale[0]);  // exact
+    acc = __builtin_fmaf(d * activation.d, static_cast<float>(products), acc);
+    if (has_minimum(w.format)) acc = __builtin_fmaf(block.m, activation.d * static_cast<float>(sum), acc);
   }
   return acc;
 }

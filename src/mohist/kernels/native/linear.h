@@ -9,7 +9,7 @@ namespace mohist {
 struct QuantizedBlock {
   int8_t q[32];
   float d, d_sum;          // the scale, and the scale times the sum
-  int32_t minus_8_sums, minus_128_sums;
+  int32_t minus_8_sums, minus_128_sums, minus_32_sums[2];  // the last for each half
 };
 
 // Rows of such blocks, one after another.
@@ -45,7 +45,5 @@ void multiply(mohist_pool& pool, const Product* products, int64_t count);
 
 void linear(mohist_pool& pool, const mohist_linear_args& a);
 void linear_grouped(mohist_pool& pool, const mohist_linear_grouped_args& a);
-void embed(mohist_pool& pool, const mohist_embed_args& a);
-void pack(mohist_pool& pool, const mohist_pack_args& a);
 
 }  // namespace mohist

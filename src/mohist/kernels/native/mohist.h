@@ -12,10 +12,19 @@
 extern "C" {
 #endif
 
-#define MOHIST_ABI 2
+#define MOHIST_ABI 3
 #define MOHIST_EXPORT __attribute__((visibility("default")))
 
-enum mohist_format { MOHIST_F32 = 0, MOHIST_BF16 = 1, MOHIST_Q8_0 = 2, MOHIST_Q4_0 = 3, MOHIST_Q4_1 = 4 };
+enum mohist_format {
+  MOHIST_F32 = 0,
+  MOHIST_BF16 = 1,
+  MOHIST_Q8_0 = 2,
+  MOHIST_Q4_0 = 3,
+  MOHIST_Q4_1 = 4,
+  MOHIST_Q4_K = 5,
+  MOHIST_Q5_K = 6,
+  MOHIST_Q6_K = 7
+};
 
 enum mohist_activation_kind {
   MOHIST_GATE_SILU = 0,

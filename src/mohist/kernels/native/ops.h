@@ -8,6 +8,8 @@
 
 namespace mohist {
 
+void embed(mohist_pool& pool, const mohist_embed_args& a);
+void pack(mohist_pool& pool, const mohist_pack_args& a);
 void rms_norm(mohist_pool& pool, const mohist_rms_norm_args& a);
 void rope_angles(mohist_pool& pool, const mohist_rope_angles_args& a);
 void rope(mohist_pool& pool, const mohist_rope_args& a);

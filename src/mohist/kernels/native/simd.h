@@ -54,6 +54,13 @@ static inline vf load_bf16(const uint16_t* p) {
 static inline vf load_f16(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
+// eight small integers as numbers
+static inline vf load_u8(const uint8_t* p) {
+  return to_float(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+static inline vf load_i8(const int8_t* p) {
+  return to_float(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
 // lane masks: all ones or all zeros
 static inline vf less(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 static inline vf select(vf mask, vf yes, vf no) { return _mm256_blendv_ps(no, yes, mask); }
@@ -179,6 +186,16 @@ static inline vf load_f16(const uint16_t* p) {
   for (int i = 0; i < 8; i++) r[i] = f16_to_float(p[i]);
   return r;
 }
+static inline vf load_u8(const uint8_t* p) {
+  vf r;
+  for (int i = 0; i < 8; i++) r[i] = static_cast<float>(p[i]);
+  return r;
+}
+static inline vf load_i8(const int8_t* p) {
+  vf r;
+  for (int i = 0; i < 8; i++) r[i] = static_cast<float>(p[i]);
+  return r;
+}
 #endif
 
 // ---- sixteen lanes: a panel's columns, a group's keys -------------------------------------------------------------
@@ -195,6 +212,12 @@ static inline vp load16_bf16(const uint16_t* p) {
 }
 static inline vp load16_f16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+static inline vp load16_u8(const uint8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+static inline vp load16_i8(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
 static inline void store(float* p, vp a) { _mm512_storeu_ps(p, a); }
 static inline vp pair(vf low, vf high) { return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1); }
@@ -215,6 +238,8 @@ struct vp {
 static inline vp load16(const float* p) { return {load(p), load(p + 8)}; }
 static inline vp load16_bf16(const uint16_t* p) { return {load_bf16(p), load_bf16(p + 8)}; }
 static inline vp load16_f16(const uint16_t* p) { return {load_f16(p), load_f16(p + 8)}; }
+static inline vp load16_u8(const uint8_t* p) { return {load_u8(p), load_u8(p + 8)}; }
+static inline vp load16_i8(const int8_t* p) { return {load_i8(p), load_i8(p + 8)}; }
 static inline void store(float* p, vp a) {
   store(p, a.low);
   store(p + 8, a.high);

@@ -1,0 +1,82 @@
+"""K-quants beside the same model in float32, which is what they were turned into, and beside llama.cpp.
+
+A Llama with random weights (see `bench.k_files`); what it says does not matter here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from bench import decode, prefill
+from bench.commands import generate, outcome
+from bench.k_files import FORMATS
+from bench.machine import Ticks
+from bench.measure import Run, alternate, ratio_goal
+from bench.probes import MEMORY, probed, range_of, share
+from bench.report import Report, series_table
+from bench.work import DECODE_TOKENS, PREFILL_TOKENS, PROMPT_TOKENS
+from bench.workers import Crew, format_name
+
+__all__ = ["REPEATS", "memory", "run"]
+
+REPEATS = 5
+NEW_TOKENS = 40
+
+
+def run(crew: Crew, threads: int, repeats: int) -> Report:
+    """Decode and prefill."""
+    ours = [crew.worker("Mohist", format, threads) for format in (*FORMATS, "f32")]
+    workers = (*ours, *(crew.worker("llama.cpp", format, threads) for format in FORMATS))
+    machine = crew.worker("machine", "", threads)
+    decodes: dict[str, Run] = {w.spec.name: partial(decode.rate, w) for w in workers}
+    prefills: dict[str, Run] = {w.spec.name: partial(prefill.rate, w) for w in workers}
+    found = alternate(probed(decodes, (w.spec.name for w in ours), MEMORY, machine), repeats, crew.ticks)
+    found_prefill = alternate(prefills, repeats, crew.ticks)
+    num_bytes = {w.spec.name: w.call("decode_bytes", PROMPT_TOKENS + DECODE_TOKENS // 2) for w in ours}
+    shares = {name: share(found, name, MEMORY, count) for name, count in num_bytes.items()}
+    read = {name: f"{count / 1e6:,.0f}" for name, count in num_bytes.items()}
+    columns = ("MB read a token", read), ("of the memory bandwidth", shares)
+    return Report(
+        title=f"K-quants, {threads} thread{'s' * (threads > 1)}",
+        tables=[
+            series_table("decode", (found[name] for name in decodes), "tokens/s", *columns),
+            series_table("prefill", (found_prefill[name] for name in prefills), "tokens/s"),
+        ],
+        goals=[
+            ratio_goal(
+                f"{what} {format_name(format)}: Mohist / {peer}",
+                series[f"Mohist {format_name(format)}"],
+                series[f"{peer} {format_name(against)}"],
+                1.0,
+            )
+            for what, series in (("decode", found), ("prefill", found_prefill))
+            for format in FORMATS
+            for peer, against in (("llama.cpp", format), ("Mohist", "f32"))
+        ],
+        notes=[
+            f"{DECODE_TOKENS} greedy tokens after a prompt of {PROMPT_TOKENS}; a prompt of {PREFILL_TOKENS}. "
+            f"Memory bandwidth: {range_of(found, MEMORY)}.",
+        ],
+        data={f"decode {name}": one for name, one in found.items()}
+        | {f"prefill {name}": one for name, one in found_prefill.items()},
+    )
+
+
+def memory(files: dict[str, str], repeats: int) -> Report:
+    """Peak memory of an answer: as stored, and dequantised."""
+    runs: dict[str, Run] = {}
+    for format in FORMATS:
+        command = generate(files[format], NEW_TOKENS)
+        runs[f"{format_name(format)} as stored"] = partial(peak, command)
+        runs[f"{format_name(format)} as f32"] = partial(peak, [*command, "--quantize", "f32"])
+    series = alternate(runs, repeats, Ticks.now, warm_up=False, tries=1)
+    return Report(
+        title="K-quants, peak memory of one answer",
+        tables=[series_table("", series.values(), "MB")],
+        data=dict(series),
+    )
+
+
+def peak(command: list[str], seed: int) -> float:
+    """The highest resident memory of a command, in MB of 10^6 bytes."""
+    return outcome(command).peak_bytes / 1e6
