@@ -196,7 +196,15 @@ _WIDE = replace(
             LayerConfig(mixer=replace(_GQA, num_heads=8), mlp=mlp)
             for mlp in (
                 DenseConfig(width=512),
-                replace(_FLAT, **_SOFTMAX, num_experts=5, width=256, shared_width=256),
+                replace(
+                    _FLAT,
+                    **_SOFTMAX,
+                    num_experts=5,
+                    width=256,
+                    shared_width=256,
+                    renormalize=False,
+                    scale=1.0,
+                ),
             )
         ),
     ),
