@@ -95,8 +95,6 @@ def quantise(source: Path, target: Path, format: str) -> None:
     import llama_cpp
 
     api: Any = llama_cpp
-    silence = api.llama_log_callback(lambda level, text, data: None)  # it reports at length
-    api.llama_log_set(silence, None)
     params = api.llama_model_quantize_default_params()
     params.ftype = getattr(api, f"LLAMA_FTYPE_MOSTLY_{format.upper()}")
     status = api.llama_model_quantize(str(source).encode(), str(target).encode(), params)
