@@ -76,7 +76,8 @@ class EventStream(Response):
         self._spoke_s = time.monotonic()
         # Three tasks a response, and none a chunk: chunks are many.
         said = asyncio.ensure_future(self._say(send))
-        others = asyncio.ensure_future(self._break_silence(send)), asyncio.ensure_future(_disconnected(receive))
+        beside = self._break_silence(send), _disconnected(receive)
+        others = [asyncio.ensure_future(one) for one in beside]
         try:
             await asyncio.wait({said, *others}, return_when=asyncio.FIRST_COMPLETED)
             if said.done():
