@@ -21,13 +21,13 @@ from time import perf_counter
 from mohist.engine.blocks import BlockManager, adapted_salt
 from mohist.engine.guiding import NOTHING_ALLOWED, allowed_bits, guide_on
 from mohist.engine.interface import EngineStats, Runner
+from mohist.engine.limits import Limits
 from mohist.engine.scheduler import EngineConfig, Scheduler
 from mohist.engine.sequence import (
     Chunk,
     Draw,
     Event,
     FinishEvent,
-    Limits,
     Outcome,
     ScoreEvent,
     Sequence,
