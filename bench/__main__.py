@@ -51,7 +51,7 @@ SPEEDS = {
 """Measured for every number of threads."""
 COMMANDS = {"memory": memory, "startup": startup}
 """Measured on whole commands."""
-NAMES = (*SPEEDS, "contention", *COMMANDS, "agreement", "serve", "kquants", "grpo")
+NAMES = (*SPEEDS, "contention", *COMMANDS, "agreement", "serve", "kquants", "grpo", "exactness")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,10 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=counts, default=[1, 2], help="numbers of threads (default: 1,2)")
     parser.add_argument("--repeats", type=count, metavar="N", help="rounds; each benchmark has its default")
     parser.add_argument(
-        "--models", type=words, default=grpo.MODELS, help="that grpo trains (default: 5M,SmolLM2)"
+        "--models",
+        type=words,
+        default=grpo.MODELS,
+        help="that grpo and exactness train (default: 5M,SmolLM2)",
     )
     parser.add_argument(
-        "--works", type=words, default=grpo.WORKS, help="of grpo (default: uniform,realistic,sft)"
+        "--works",
+        type=words,
+        default=grpo.WORKS,
+        help="of grpo and exactness (default: uniform,realistic,sft)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured value here")
     args = parser.parse_args(argv)
@@ -82,9 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("; ".join(f"{name} {value}" for name, value in machine.items()) + "\n")
     reports = []
     found = chain(
-        measured(names - {"grpo", "kquants"}, args.threads, args.repeats),
+        measured(names - {"grpo", "exactness", "kquants"}, args.threads, args.repeats),
         k_quants(args.threads, args.repeats) if "kquants" in names else (),
-        trained(args.models, args.works, args.threads, args.repeats) if "grpo" in names else (),
+        *(
+            trained(contest, args.models, args.works, args.threads, args.repeats)
+            for name, contest in (("grpo", grpo.run), ("exactness", grpo.exactness))
+            if name in names
+        ),
     )
     for report in found:
         print(markdown(report) + "\n", flush=True)
@@ -134,7 +144,11 @@ def k_quants(threads: list[int], repeats: int | None) -> Iterator[Report]:
 
 
 def trained(
-    models: Sequence[str], works: Sequence[str], threads: list[int], repeats: int | None
+    contest: Callable[[dict[str, str], str, str, int, int], Report],
+    models: Sequence[str],
+    works: Sequence[str],
+    threads: list[int],
+    repeats: int | None,
 ) -> Iterator[Report]:
     """A report for every model, work and number of threads."""
     folders = prepared_files("bench.rl_files")
@@ -142,8 +156,8 @@ def trained(
         for work in works:
             for num_threads in threads:
                 name = f"{work}, {model}, threads: {num_threads}"
-                contest = partial(grpo.run, folders, model, work, num_threads, repeats or grpo.REPEATS)
-                yield watched(name, contest)
+                steps = partial(contest, folders, model, work, num_threads, repeats or grpo.REPEATS)
+                yield watched(name, steps)
 
 
 def watched(name: str, work: Callable[[], Report], crew: Crew | None = None) -> Report:

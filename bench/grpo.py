@@ -1,4 +1,7 @@
-"""Training beside TRL: seconds a step of GRPOTrainer, and of SFTTrainer; in float32, every weight trained."""
+"""Training beside TRL: seconds a step of GRPOTrainer, and of SFTTrainer; in float32, every weight trained.
+
+`exactness` lets the same trainer run beside itself on PyTorch's kernels, where nothing is exact.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,54 @@ from bench.report import Report, number, series_table
 from bench.rl_work import GROUP_SIZE, PROBLEMS, SFT_SAMPLES, SFT_TOKENS, WORKLOADS, lengths
 from bench.workers import Spec, Worker
 
-__all__ = ["MODELS", "REPEATS", "WORKS", "run"]
+__all__ = ["MODELS", "REPEATS", "WORKS", "exactness", "run"]
 
 REPEATS = 3
 MODELS = ("5M", "SmolLM2")
 WORKS = (*WORKLOADS, "sft")
 SFT_GOAL = 1.5
-OURS, THEIRS = "Mohist", "TRL"
+EXACTNESS_GOAL = 0.9
+"""A step is to keep at least this share of its speed when it is exact."""
+OURS, THEIRS, INEXACT = "Mohist", "TRL", "inexact Mohist"
 
 Parts = dict[str, list[dict[str, float]]]
 """By trainer, of every step: seconds of "all", "generation" and "training"."""
 
 
 def run(folders: dict[str, str], model: str, work: str, threads: int, repeats: int) -> Report:
-    """Steps of the two trainers in turn, each in a process of its own."""
-    workers = {
-        name: Worker(Spec(f"{name} trainer", f"{model} {work}", threads), folders) for name in (OURS, THEIRS)
-    }
+    """Steps of Mohist's trainer and TRL's in turn, each in a process of its own."""
+    series, parts, peaks = _contest((OURS, THEIRS), folders, model, work, threads, repeats)
+    wanted = SFT_GOAL if work == "sft" else WORKLOADS[work].goal
+    memory = peaks[OURS] / peaks[THEIRS]
+    return Report(
+        title=_title(model, work, threads),
+        tables=[_table(work, series, parts, peaks)],
+        goals=[
+            _speed_goal(series, THEIRS, wanted),
+            Goal(f"{OURS} / {THEIRS}, peak memory", memory, memory, memory, 1, "<=", "x"),
+        ],
+        notes=[_described(work)],
+        data={**series, "parts": parts, "peaks": peaks},
+    )
+
+
+def exactness(folders: dict[str, str], model: str, work: str, threads: int, repeats: int) -> Report:
+    """What exactness costs: the same trainer on the exact kernels and on PyTorch's, in turn."""
+    series, parts, peaks = _contest((OURS, INEXACT), folders, model, work, threads, repeats)
+    return Report(
+        title=f"What exactness costs: {_title(model, work, threads)}",
+        tables=[_table(work, series, parts, peaks)],
+        goals=[_speed_goal(series, INEXACT, EXACTNESS_GOAL)],
+        notes=[_described(work), f"{INEXACT} is the same trainer and engine on PyTorch's kernels."],
+        data={**series, "parts": parts, "peaks": peaks},
+    )
+
+
+def _contest(
+    names: tuple[str, str], folders: dict[str, str], model: str, work: str, threads: int, repeats: int
+) -> tuple[dict[str, Series], Parts, dict[str, int]]:
+    """Seconds a step of both, what they went into, and bytes of memory at most."""
+    workers = {name: Worker(Spec(f"{name} trainer", f"{model} {work}", threads), folders) for name in names}
     parts: Parts = {name: [] for name in workers}
     try:
         series = alternate(
@@ -40,15 +74,17 @@ def run(folders: dict[str, str], model: str, work: str, threads: int, repeats: i
     finally:
         for worker in workers.values():
             worker.close()
-    counted = {name: steps[-repeats:] for name, steps in parts.items()}
+    return series, {name: steps[-repeats:] for name, steps in parts.items()}, peaks
+
+
+def _title(model: str, work: str, threads: int) -> str:
     kind = "SFT" if work == "sft" else f"GRPO, {work}"
-    return Report(
-        title=f"{kind}, {model}, {threads} thread{'s' * (threads > 1)}",
-        tables=[_table(work, series, counted, peaks)],
-        goals=_goals(work, series, peaks),
-        notes=[_described(work)],
-        data={**series, "parts": counted, "peaks": peaks},
-    )
+    return f"{kind}, {model}, {threads} thread{'s' * (threads > 1)}"
+
+
+def _speed_goal(series: dict[str, Series], theirs: str, wanted: float) -> Goal:
+    rates = {name: Series(name, tuple(1 / seconds for seconds in one.values)) for name, one in series.items()}
+    return ratio_goal(f"{OURS} / {theirs}, steps a second", rates[OURS], rates[theirs], wanted)
 
 
 def _step(worker: Worker, parts: list[dict[str, float]], seed: int) -> float:
@@ -71,14 +107,6 @@ def _table(work: str, series: dict[str, Series], parts: Parts, peaks: dict[str, 
     columns.append(("tokens/s", rates))
     columns.append(("peak MiB", {name: number(peak / 2**20) for name, peak in peaks.items()}))
     return series_table("", series.values(), "s a step", *columns)
-
-
-def _goals(work: str, series: dict[str, Series], peaks: dict[str, int]) -> list[Goal]:
-    rates = {name: Series(name, tuple(1 / seconds for seconds in one.values)) for name, one in series.items()}
-    wanted = SFT_GOAL if work == "sft" else WORKLOADS[work].goal
-    speed = ratio_goal(f"{OURS} / {THEIRS}, steps a second", rates[OURS], rates[THEIRS], wanted)
-    memory = peaks[OURS] / peaks[THEIRS]
-    return [speed, Goal(f"{OURS} / {THEIRS}, peak memory", memory, memory, memory, 1, "<=", "x")]
 
 
 def _described(work: str) -> str:

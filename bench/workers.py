@@ -143,6 +143,8 @@ def trainer(spec: Spec, folders: dict[str, str]) -> Any:
     """TRL or Mohist, about to train; `spec.format` is "MODEL WORK"."""
     model, _, work = spec.format.partition(" ")
     peers = importlib.import_module("bench.rl_trl" if spec.engine.startswith("TRL") else "bench.rl_mohist")
+    if spec.engine.startswith("inexact"):
+        peers.be_inexact()
     if work == "sft":
         return peers.Sft(folders[model], spec.threads)
     return peers.Grpo(folders[model], WORKLOADS[work], spec.threads)
