@@ -114,6 +114,8 @@ class SampleBuffers:
         self.sampled_logprobs = torch.zeros(rows)
         self.top_tokens = torch.zeros(rows, max(1, max_top), dtype=torch.int32)
         self.top_logprobs = torch.zeros(rows, max(1, max_top))
+        # numpy cuts off a few numbers faster
+        self._drawn = [drawn.numpy() for drawn in (self.tokens, self.logprobs, self.sampled_logprobs)]
         self._keep: list[Any] = []
 
     def fill(self, rows: Sequence[SampleRow]) -> None:
@@ -145,12 +147,8 @@ class SampleBuffers:
         if any(num_top):
             ids, values = self.top_tokens.tolist(), self.top_logprobs.tolist()
             tops = [tuple(zip(ids[i][:n], values[i][:n], strict=True)) for i, n in enumerate(num_top)]
-        return SampledRows(
-            self.tokens[:count].tolist(),
-            self.logprobs[:count].tolist(),
-            self.sampled_logprobs[:count].tolist(),
-            tops,
-        )
+        tokens, logprobs, sampled_logprobs = (drawn[:count].tolist() for drawn in self._drawn)
+        return SampledRows(tokens, logprobs, sampled_logprobs, tops)
 
 
 class NativeOps:

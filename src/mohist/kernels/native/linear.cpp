@@ -15,6 +15,9 @@ constexpr int64_t kNumbersPerTask = 131072;  // activations that stay in the sec
 constexpr int64_t kLeastRows = 48;           // these, nor more than
 constexpr int64_t kMostRows = 144;           // those, for which weights from memory come as fast as they are used
 constexpr int64_t kPanelsPerTask = 16;  // at most
+constexpr int64_t kFewRows = 4;         // which use weights faster than they come from memory
+constexpr int64_t kExpectBytes = 1 << 19;  // what a thread takes in advance: half of its second-level cache
+constexpr int64_t kApartBytes = 4096;      // weights side by side have less than this between them
 
 // Adds bias and residual to 16 columns of a row and writes those that exist.
 inline void finish(const Product& p, int64_t row, int64_t column, vp value) {
@@ -163,7 +166,7 @@ struct Cut {
     panels = (p.weight->n + 15) / 16;
     const int64_t rows = std::clamp(kNumbersPerTask / p.weight->k, kLeastRows, kMostRows);
     row_blocks = (p.rows + rows - 1) / rows;
-    const int64_t least = threads * (p.rows <= 4 ? 3 : 6);
+    const int64_t least = threads * (p.rows <= kFewRows ? 3 : 6);
     run = threads == 1 ? panels : std::min((panels + least - 1) / least, kPanelsPerTask);
     panel_runs = (panels + run - 1) / run;
   }
@@ -252,6 +255,16 @@ void linear(mohist_pool& pool, const mohist_linear_args& a) {
     column += w.n;
   }
   multiply(pool, products, a.num_weights);
+}
+
+void expect_weights(mohist_pool& pool, const mohist_linear_args& a) {
+  if (a.rows > kFewRows) return;
+  int64_t bytes = 0;
+  for (int64_t i = 0; i < a.num_weights; i++) bytes += (a.weights[i].n + 15) / 16 * panel_bytes(a.weights[i]);
+  const mohist_weight &first = a.weights[0], &last = a.weights[a.num_weights - 1];
+  const uint8_t *begin = panel_data(first, 0), *end = panel_data(last, (last.n + 15) / 16);
+  if (end - begin > bytes + kApartBytes * a.num_weights) return;
+  pool.expect(begin, end, std::min(bytes / pool.threads() / 1024 * 1024, kExpectBytes));
 }
 
 void linear_grouped(mohist_pool& pool, const mohist_linear_grouped_args& a) {

@@ -44,6 +44,8 @@ struct Product {
 void multiply(mohist_pool& pool, const Product* products, int64_t count);
 
 void linear(mohist_pool& pool, const mohist_linear_args& a);
+// Tells the pool what `linear` will read, where that comes from memory.
+void expect_weights(mohist_pool& pool, const mohist_linear_args& a);
 void linear_grouped(mohist_pool& pool, const mohist_linear_grouped_args& a);
 
 }  // namespace mohist

@@ -12,11 +12,14 @@
 #include <unistd.h>
 #endif
 
+#include "tile.h"
+
 namespace {
 
 constexpr int64_t kIdleSpinNs = 1'000'000;      // a worker looks for the next loop this long before it sleeps: the
                                                 // gap between two tokens, and no burden once there is nothing to do
 constexpr int64_t kWaitSpinNs = 60'000;         // the caller waits for the others' last tasks, then sleeps
+constexpr int64_t kFetchBytes = 1024;           // asked for between two looks at whether there is something to do
 constexpr int64_t kWindowNs = 10'000'000;       // how often we ask the kernel how long our threads waited for a core
 constexpr int64_t kStaleNs = 200'000'000;       // a longer window says nothing: most of it was idle
 constexpr int64_t kBearable = 3;                // one part in so many of the time may be waited; what exceeds it adds
@@ -53,19 +56,21 @@ void sleep_on(std::atomic<uint32_t>& word, uint32_t value) {
 void wake(std::atomic<uint32_t>&, int) {}
 #endif
 
-// Spins until ready() or for about `limit_ns`; true when ready.
-template <class Ready> bool spin(int64_t limit_ns, const Ready& ready) {
+// Spins until ready() or for about `limit_ns`; true when ready. Meanwhile it does what meanwhile() does a little of.
+template <class Ready, class Meanwhile> bool spin(int64_t limit_ns, const Ready& ready, const Meanwhile& meanwhile) {
   int64_t deadline = 0;
   for (;;) {
     for (int i = 0; i < 32; i++) {
       if (ready()) return true;
-      relax();
+      if (!meanwhile()) relax();
     }
     const int64_t now = now_ns();
     if (!deadline) deadline = now + limit_ns;
     else if (now > deadline) return false;
   }
 }
+
+bool any(uint64_t tasks) { return tasks >> 32 < (tasks & 0xffffffffu); }
 
 }  // namespace
 
@@ -100,6 +105,7 @@ int64_t RunQueue::waited_ns() const {
 
 }  // namespace mohist
 
+using mohist::prefetch;
 using mohist::RunQueue;
 
 mohist_pool::mohist_pool(int threads) : queues_(std::max(threads, 1) - 1), local_(std::max(threads, 1)) {
@@ -114,10 +120,12 @@ mohist_pool::~mohist_pool() {
 }
 
 bool mohist_pool::take_one(int thread) {
-  uint64_t t = tickets_.load(std::memory_order_acquire);
-  while (t & 0xffffffffu) {
-    if (tickets_.compare_exchange_weak(t, t - 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
-      call_(body_, static_cast<int64_t>(t & 0xffffffffu) - 1, thread);  // stable: the loop cannot end without us
+  uint64_t t = tasks_.load(std::memory_order_acquire);
+  while (any(t)) {
+    const uint64_t rest = thread ? t - 1 : t + (uint64_t{1} << 32);
+    if (tasks_.compare_exchange_weak(t, rest, std::memory_order_acq_rel, std::memory_order_acquire)) {
+      const uint64_t task = thread ? rest & 0xffffffffu : t >> 32;
+      call_(body_, static_cast<int64_t>(task), thread);  // stable: the loop cannot end without us
       done_.fetch_add(1);
       if (main_waits_.load()) {
         main_waits_.store(0);
@@ -129,31 +137,46 @@ bool mohist_pool::take_one(int thread) {
   return false;
 }
 
+void mohist_pool::expect(const void* front, const void* back, int64_t bytes) {
+  front_.store(static_cast<const char*>(front), std::memory_order_relaxed);
+  back_.store(static_cast<const char*>(back), std::memory_order_relaxed);
+  expected_bytes_.store(bytes, std::memory_order_relaxed);
+  expectation_.fetch_add(1, std::memory_order_release);
+}
+
+bool mohist_pool::fetch(int thread, Fetched& so_far) const {
+  const uint32_t expectation = expectation_.load(std::memory_order_acquire);
+  if (expectation != so_far.expectation) so_far = {expectation, 0};
+  const int64_t bytes = expected_bytes_.load(std::memory_order_relaxed);
+  if (so_far.bytes >= bytes) return false;
+  const char* begin = thread ? back_.load(std::memory_order_relaxed) - thread * bytes : front_.load(std::memory_order_relaxed);
+  for (int64_t i = 0; i < kFetchBytes; i += 64) prefetch(begin + so_far.bytes + i);
+  so_far.bytes += kFetchBytes;
+  return true;
+}
+
 void mohist_pool::work(int thread) {
   const RunQueue queue;
   queues_[thread - 1].store(&queue, std::memory_order_release);
+  Fetched fetched;
   while (!stop_.load(std::memory_order_relaxed)) {
     while (take_one(thread)) {
     }
-    if (spin(kIdleSpinNs, [&] {
-          return (tickets_.load(std::memory_order_relaxed) & 0xffffffffu) != 0 || stop_.load(std::memory_order_relaxed);
-        }))
+    if (spin(
+            kIdleSpinNs,
+            [&] { return any(tasks_.load(std::memory_order_relaxed)) || stop_.load(std::memory_order_relaxed); },
+            [&] { return fetch(thread, fetched); }))
       continue;
     const uint32_t seen = loop_.load();
     asleep_.fetch_add(1);
-    if (!(tickets_.load() & 0xffffffffu) && !stop_.load()) sleep_on(loop_, seen);
+    if (!any(tasks_.load()) && !stop_.load()) sleep_on(loop_, seen);
     asleep_.fetch_sub(1);
   }
 }
 
 void mohist_pool::wait_for_the_others(int64_t tasks) {
   const auto finished = [&] { return done_.load() == tasks; };
-  for (int i = 0; i < 64; i++) {
-    if (finished()) return;
-    relax();
-  }
-  while (!finished()) {
-    if (spin(kWaitSpinNs, finished)) return;
+  while (!spin(kWaitSpinNs, finished, [&] { return fetch(0, fetched_); })) {
     main_waits_.store(1);  // give the core away: the one we wait for may need it
     if (!finished()) sleep_on(main_waits_, 1);
     main_waits_.store(0);
@@ -190,9 +213,8 @@ void mohist_pool::run(int64_t tasks, Call call, const void* body) {
   call_ = call;
   body_ = body;
   done_.store(0, std::memory_order_relaxed);
-  const uint64_t loop = loop_.load(std::memory_order_relaxed) + 1;
-  tickets_.store(loop << 32 | static_cast<uint64_t>(tasks));
-  loop_.store(static_cast<uint32_t>(loop));  // after the tickets: who saw no ticket must see this change
+  tasks_.store(static_cast<uint64_t>(tasks));
+  loop_.fetch_add(1);  // after the tasks: who saw none must see this change
   if (asleep_.load()) wake(loop_, threads());
   while (take_one(0)) {
   }

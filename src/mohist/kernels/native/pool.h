@@ -67,7 +67,10 @@ struct mohist_pool {
     run(tasks, [](const void* b, int64_t task, int thread) { (*static_cast<const Body*>(b))(task, thread); }, &body);
   }
 
-  // Between begin and end of a tape, the workers may spin for the next loop.
+  // What the next loops will read, as far as it is known: threads that have nothing to do take `bytes` of it each into
+  // their caches, the caller from `front` on, the workers up to `back`, where each takes its first tasks.
+  void expect(const void* front, const void* back, int64_t bytes);
+
   mohist::Scratch& shared(int slot) { return shared_[slot]; }
   mohist::Scratch& local(int thread) { return local_[thread]; }
 
@@ -75,13 +78,19 @@ struct mohist_pool {
   using Call = void (*)(const void* body, int64_t task, int thread);
   void run(int64_t tasks, Call call, const void* body);
   bool take_one(int thread);
+  struct Fetched {
+    uint32_t expectation = 0;
+    int64_t bytes = 0;
+  };
+  bool fetch(int thread, Fetched& so_far) const;  // a little of what is expected; false when all is there
   void work(int thread);
   void wait_for_the_others(int64_t tasks);
   bool alone();  // whether to leave the workers asleep for now
 
-  // low half: tasks left; high half: which loop. Taking a task is one compare-and-swap, so no thread can take a
-  // task of a loop it does not know.
-  alignas(64) std::atomic<uint64_t> tickets_{0};
+  // The tasks that are left: high half: the first, low half: behind the last. The caller takes them from the front and
+  // workers from the back, so that it is known what each reads first. Taking one is one compare-and-swap; who read the
+  // word before a loop that has just the same tasks left takes one of that loop, which is as good.
+  alignas(64) std::atomic<uint64_t> tasks_{0};
   alignas(64) std::atomic<int64_t> done_{0};
   alignas(64) std::atomic<uint32_t> loop_{0};  // what sleeping workers wait on
   std::atomic<int> asleep_{0};
@@ -89,6 +98,11 @@ struct mohist_pool {
   std::atomic<bool> stop_{false};
   Call call_ = nullptr;
   const void* body_ = nullptr;
+  // Written between loops. Who reads one old and one new fetches what nobody needs, and nothing else goes wrong.
+  alignas(64) std::atomic<uint32_t> expectation_{0};
+  std::atomic<const char*> front_{nullptr}, back_{nullptr};
+  std::atomic<int64_t> expected_bytes_{0};
+  Fetched fetched_;  // by the caller
   int64_t alone_until_ns_ = 0, alone_for_ns_ = 0;
   int64_t asked_ns_ = 0, waited_ns_ = 0, debt_ns_ = 0;
   const void* asked_by_ = nullptr;  // the calling thread, whose waiting is counted

@@ -98,7 +98,14 @@ int64_t mohist_args_size(int64_t op) {
 }
 
 int64_t mohist_run(mohist_pool* pool, const int64_t* ops, void* const* args, int64_t count) {
-  for (int64_t i = 0; i < count; i++)
+  int64_t next = 0;  // linear: what threads without work take into their caches
+  for (int64_t i = 0; i < count; i++) {
+    if (i >= next) {
+      do next++;
+      while (next < count && ops[next] != MOHIST_LINEAR);
+      if (next < count) mohist::expect_weights(*pool, mohist::as<mohist_linear_args>(args[next]));
+    }
     if (!mohist::run_one(*pool, ops[i], args[i])) return i + 1;
+  }
   return 0;
 }
