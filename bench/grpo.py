@@ -14,7 +14,7 @@ from bench.report import Report, number, series_table
 from bench.rl_work import GROUP_SIZE, PROBLEMS, SFT_SAMPLES, SFT_TOKENS, WORKLOADS, lengths
 from bench.workers import Spec, Worker
 
-__all__ = ["MODELS", "REPEATS", "WORKS", "exactness", "run"]
+__all__ = ["MODELS", "REPEATS", "WORKS", "exactness", "goals", "run"]
 
 REPEATS = 3
 MODELS = ("5M", "SmolLM2")
@@ -31,15 +31,10 @@ Parts = dict[str, list[dict[str, float]]]
 def run(folders: dict[str, str], model: str, work: str, threads: int, repeats: int) -> Report:
     """Steps of Mohist's trainer and TRL's in turn, each in a process of its own."""
     series, parts, peaks = _contest((OURS, THEIRS), folders, model, work, threads, repeats)
-    wanted = SFT_GOAL if work == "sft" else WORKLOADS[work].goal
-    memory = peaks[OURS] / peaks[THEIRS]
     return Report(
         title=_title(model, work, threads),
         tables=[_table(work, series, parts, peaks)],
-        goals=[
-            _speed_goal(series, THEIRS, wanted),
-            Goal(f"{OURS} / {THEIRS}, peak memory", memory, memory, memory, 1, "<=", "x"),
-        ],
+        goals=goals(work, series, peaks),
         notes=[_described(work)],
         data={**series, "parts": parts, "peaks": peaks},
     )
@@ -75,6 +70,16 @@ def _contest(
         for worker in workers.values():
             worker.close()
     return series, {name: steps[-repeats:] for name, steps in parts.items()}, peaks
+
+
+def goals(work: str, series: dict[str, Series], peaks: dict[str, int]) -> list[Goal]:
+    """How fast a step is to be beside TRL's, and that it takes no more memory."""
+    wanted = SFT_GOAL if work == "sft" else WORKLOADS[work].goal
+    memory = peaks[OURS] / peaks[THEIRS]
+    return [
+        _speed_goal(series, THEIRS, wanted),
+        Goal(f"{OURS} / {THEIRS}, peak memory", memory, memory, memory, 1, "<=", "x"),
+    ]
 
 
 def _title(model: str, work: str, threads: int) -> str:

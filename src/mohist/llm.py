@@ -21,7 +21,7 @@ from mohist.chat.parser import Parser, PlainText
 from mohist.cost import Cost, peak_memory_bytes
 from mohist.engine.drafters import make_speculator
 from mohist.engine.engine import Engine, EngineConfig
-from mohist.engine.runner import DecoderRunner, block_size
+from mohist.engine.runner import DecoderRunner, block_size, default_cache_tokens
 from mohist.engine.speculation import COUNTS
 from mohist.errors import ConfigError
 from mohist.kernels import LAW, load_ops
@@ -79,16 +79,17 @@ class LLM:
         """Load a model from a path, `hf:ORG/NAME` or `pypi:PACKAGE`.
 
         `threads` defaults to the physical cores, `cache_tokens` (what all running requests share) to the
-        model's context, `quantize` ("q8_0", "q4_0", "q4_1") to the formats in the file. With `speculate`
-        ("lookup", "mtp", "draft:SOURCE") tokens are guessed ahead, which changes no answer. `adapters` are
-        folders with LoRA adapters in PEFT's files, by the names that requests use. Raises MohistError.
+        model's context or 16,384 if that is more, `quantize` ("q8_0", "q4_0", "q4_1") to the formats in the
+        file. With `speculate` ("lookup", "mtp", "draft:SOURCE") tokens are guessed ahead, which changes no
+        answer. `adapters` are folders with LoRA adapters in PEFT's files, by the names that requests use.
+        Raises MohistError.
         """
         path = resolve(source, offline=offline, progress=progress)
         checkpoint = open_checkpoint(path)
         ops = load_ops(threads=threads)
         chat = load_chat(checkpoint)
         decoder = load_decoder(checkpoint, ops, quantize=quantize)
-        tokens = decoder.config.max_positions if cache_tokens is None else cache_tokens
+        tokens = default_cache_tokens(decoder.config) if cache_tokens is None else cache_tokens
         size = block_size(decoder)
         if tokens < size:
             raise ConfigError(f"cache_tokens = {tokens}: it must be at least {size}")

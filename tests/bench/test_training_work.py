@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from bench.grpo import _goals
+from bench.grpo import goals
 from bench.measure import Series
 from bench.rl_work import GROUP_SIZE, PROBLEMS, WORKLOADS, lengths, question, reward
 
@@ -44,7 +44,7 @@ def test_questions_are_long_enough_and_different() -> None:
 
 def test_goals_compare_steps_a_second_and_memory() -> None:
     series = {"Mohist": Series("Mohist", (2.0, 2.0)), "TRL": Series("TRL", (6.0, 8.0))}
-    speed, memory = _goals("realistic", series, {"Mohist": 50, "TRL": 100})
+    speed, memory = goals("realistic", series, {"Mohist": 50, "TRL": 100})
     assert speed.measured == (0.5 / statistics.median([1 / 6, 1 / 8]))
     assert (speed.low, speed.high, speed.met) == (3.0, 4.0, False)
     assert (memory.measured, memory.met) == (0.5, True)

@@ -73,7 +73,7 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
         "--cache-tokens",
         type=int,
         metavar="N",
-        help="size of the key-value cache; default: the model's context",
+        help="size of the key-value cache; default: the model's context, or 16384 if that is more",
     )
     group.add_argument("--offline", action="store_true", help="use only what was fetched before")
 

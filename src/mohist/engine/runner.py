@@ -23,11 +23,12 @@ from mohist.kernels.ops import CacheSpec, KvCache, Ops, RowPlan, StateCache, new
 from mohist.kernels.sampling import SampledRows, SampleRow
 from mohist.model.adapters import Adapters, Span
 from mohist.model.attend import Attend
+from mohist.model.config import DecoderConfig
 from mohist.model.count import state_values
 from mohist.model.decoder import Decoder
 from mohist.types import TopLogprobs
 
-__all__ = ["CachedAttend", "DecoderRunner", "block_size"]
+__all__ = ["CachedAttend", "DecoderRunner", "block_size", "default_cache_tokens"]
 
 MAX_TAPED_ROWS = 64
 """Steps with more rows than this run op by op: what a replay saves no longer matters."""
@@ -35,6 +36,8 @@ MAX_TAPES = 256
 """Recorded at one time; with adapters there may be more different steps than that, and the oldest goes."""
 MAX_TOP = 64
 """`SamplingParams.top_logprobs` at most."""
+LEAST_CACHE_TOKENS = 16_384
+"""As many as 64 answers of 256 tokens take."""
 LOGIT_ROWS = 256
 """Rows whose logits exist at one time."""
 
@@ -48,6 +51,11 @@ STATE_BLOCK_SIZE = 256
 def block_size(decoder: Decoder) -> int:
     """Tokens in a cache block for this model."""
     return STATE_BLOCK_SIZE if state_values(decoder.config) else BLOCK_SIZE
+
+
+def default_cache_tokens(config: DecoderConfig) -> int:
+    """Tokens that the cache holds where nobody says how many: the model's context, and many short answers."""
+    return max(config.max_positions, LEAST_CACHE_TOKENS)
 
 
 class CachedAttend(Attend):

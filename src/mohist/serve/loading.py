@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mohist.cost import Prices
+from mohist.engine.runner import default_cache_tokens
 from mohist.errors import ConfigError
 from mohist.kernels.weight import WeightFormat
 from mohist.llm import LLM
@@ -37,7 +38,7 @@ class ModelConfig:
     quantize: WeightFormat | None = None
     """Turn the matrices into this format; "none" keeps the formats of the file."""
     cache_tokens: int | None = None
-    """Size of the key-value cache; "none": the model's context."""
+    """Size of the key-value cache; "none": the model's context, or 16384 if that is more."""
     threads: int | None = None
     """"none": the machine's physical cores."""
     speculate: str = "lookup"
@@ -117,7 +118,7 @@ def memory_bytes(config: ModelConfig) -> int:
     checkpoint = open_checkpoint(resolve(config.source, offline=config.offline))
     decoder = read_config(checkpoint)
     weights = kept_bytes(checkpoint) if config.quantize is None else weight_bytes(decoder, config.quantize)
-    tokens = decoder.max_positions if config.cache_tokens is None else config.cache_tokens
+    tokens = default_cache_tokens(decoder) if config.cache_tokens is None else config.cache_tokens
     return weights + tokens * cache_values_per_token(decoder) * CACHE_BYTES_PER_VALUE
 
 
