@@ -9,7 +9,7 @@ export function Changes({ changes }) {
     [t("name"), (change) => html`<strong>${change.name}</strong><br /><small>${t(`changed_${change.kind}`)}</small>`],
     [t("change"), (change) => t(kindOf(change), { from: change.configured, to: change.changed })],
     [t("changedAt"), (change) => new Date(change.at_ms).toLocaleString(locale())],
-    [t("inForce"), (change) => (change.problem ? html`<span class="reason">${change.problem}</span>` : t("yes"))],
+    [t("inEffect"), (change) => (change.problem ? html`<span class="reason">${change.problem}</span>` : t("yes"))],
   ];
   return html`<details class="changes" open=${changes.some((change) => change.problem)}>
     <summary>${t("changes", { n: changes.length })}</summary>

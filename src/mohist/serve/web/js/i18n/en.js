@@ -222,7 +222,7 @@ export const en = {
   changed_model: "model",
   changed_alias: "alias",
   changedAt: "When",
-  inForce: "In force",
+  inEffect: "In force",
   yes: "yes",
   takenAway: "taken away",
   modelAdded: "added",

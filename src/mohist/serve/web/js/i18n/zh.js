@@ -215,7 +215,7 @@ export const zh = {
   changed_model: "模型",
   changed_alias: "别名",
   changedAt: "时间",
-  inForce: "生效",
+  inEffect: "生效",
   yes: "是",
   takenAway: "已移除",
   modelAdded: "新增",
