@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from mohist.kernels.weight import WeightFormat
+    from mohist.kernels.weight import TargetFormat
 
 __all__ = ["Answered", "LlamaCpp", "Mohist", "Peer", "Step", "Transformers"]
 
@@ -63,7 +63,7 @@ class Mohist:
     """The engine of this repository, as `LLM.load` makes it."""
 
     def __init__(
-        self, path: str, threads: int, quantize: WeightFormat | None, speculate: str = "off"
+        self, path: str, threads: int, quantize: TargetFormat | None, speculate: str = "off"
     ) -> None:
         from mohist.llm import LLM
 

@@ -25,7 +25,7 @@ from mohist.engine.runner import DecoderRunner, block_size, default_cache_tokens
 from mohist.engine.speculation import COUNTS
 from mohist.errors import ConfigError
 from mohist.kernels import LAW, load_ops
-from mohist.kernels.weight import WeightFormat
+from mohist.kernels.weight import TargetFormat
 from mohist.model.count import active_parameters, flops_per_token, parameters
 from mohist.model.decoder import Decoder
 from mohist.model.load import load_decoder
@@ -51,7 +51,7 @@ class LLM:
         engine: Engine,
         defaults: SamplingParams,
         path: Path | None = None,
-        quantize: WeightFormat | None = None,
+        quantize: TargetFormat | None = None,
     ) -> None:
         """`path`: where the files are; None: the model never was in files. `quantize`: see `load`."""
         self.source = source
@@ -70,7 +70,7 @@ class LLM:
         *,
         threads: int | None = None,
         cache_tokens: int | None = None,
-        quantize: WeightFormat | None = None,
+        quantize: TargetFormat | None = None,
         speculate: str = "off",
         adapters: Mapping[str, Path] | None = None,
         offline: bool = False,

@@ -235,12 +235,14 @@ def test_command_line(
     monkeypatch.setattr(command, "trained", trained)
     monkeypatch.setattr(command, "described", lambda: {"processor": "slow"})
     assert command.main([]) == 0
-    assert asked[-1] == (set(command.NAMES) - {"grpo", "kquants"}, [1, 2], None)
+    assert asked[-1] == (set(command.NAMES) - {"grpo", "exactness", "kquants"}, [1, 2], None)
     assert k_quants == [([1, 2], None)]
-    assert trainings == [(grpo.MODELS, grpo.WORKS, [1, 2], None)]
+    assert trainings == [
+        (contest, grpo.MODELS, grpo.WORKS, [1, 2], None) for contest in (grpo.run, grpo.exactness)
+    ]
     assert command.main(["decode", "--threads", "2", "--repeats", "3", "--json", str(tmp_path / "x")]) == 1
     assert asked[-1] == ({"decode"}, [2], 3)
-    assert len(trainings) == 1
+    assert len(trainings) == 2
     document = json.loads((tmp_path / "x").read_text())
     assert document["machine"] == {"processor": "slow"}
     assert [report["title"] for report in document["reports"]] == ["Speed", "Sense"]

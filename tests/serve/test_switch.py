@@ -17,7 +17,7 @@ import pytest
 from mohist.config import from_dict
 from mohist.cost import Prices
 from mohist.errors import ConfigError
-from mohist.serve.loading import ModelConfig, settle
+from mohist.serve.loading import LOADER, ModelConfig, settle
 from mohist.serve.local import LocalModel
 from mohist.serve.settings import MemoryConfig
 from tests.serve.live import Live, live, wait_for
@@ -147,11 +147,12 @@ def test_a_model_makes_room_and_comes_back_when_it_is_asked_for(
     tiny_model: Path, other_tiny_model: Path, tmp_path: Path
 ) -> None:
     models = {"first": tiny_model, "second": other_tiny_model}
-    with live(tmp_path, models, memory=MemoryConfig(models_gib=600_000 / 2**30)) as server:
+    enough_for_one = 1.5 * LOADER.memory_bytes(ModelConfig(source=str(tiny_model)))
+    with live(tmp_path, models, memory=MemoryConfig(models_gib=enough_for_one / 2**30)) as server:
         before = answer(server, "first", "hello", stream=False)
         states = {state.name: state for state in server.operations.models.states()}
         assert [states[name].state for name in models] == ["loaded", "not loaded"]
-        assert 0 < states["first"].memory_bytes < 600_000
+        assert 0 < states["first"].memory_bytes < enough_for_one
         answer(server, "second", "hello", stream=False)
         assert list(server.operations.models.loaded) == ["second"]
         assert answer(server, "first", "hello", stream=True) == before

@@ -35,6 +35,7 @@ __all__ = [
     "PANEL",
     "Factors",
     "LowRankTerm",
+    "TargetFormat",
     "Weight",
     "WeightFormat",
     "group_bytes",
@@ -42,7 +43,9 @@ __all__ = [
     "is_quantized",
 ]
 
-WeightFormat = Literal["f32", "bf16", "q8_0", "q4_0", "q4_1", "q4_k", "q5_k", "q6_k"]
+TargetFormat = Literal["f32", "bf16", "q8_0", "q4_0", "q4_1"]
+"""What any matrix can be turned into. K-quants are only read: to make good ones is a search of its own."""
+WeightFormat = Literal[TargetFormat, "q4_k", "q5_k", "q6_k"]
 
 PANEL = 16
 """Output rows of a panel."""

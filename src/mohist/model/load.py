@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mohist.errors import ModelError
 from mohist.kernels.ops import Ops
-from mohist.kernels.weight import BLOCK, Weight, WeightFormat, is_quantized
+from mohist.kernels.weight import BLOCK, TargetFormat, Weight, is_quantized
 from mohist.model.config import DecoderConfig
 from mohist.model.decoder import Decoder
 from mohist.model.family import read_config, read_origins
@@ -35,7 +35,7 @@ _REDUNDANT = re.compile(
 
 
 def load_decoder(
-    checkpoint: Checkpoint, ops: Ops, *, trainable: bool = False, quantize: WeightFormat | None = None
+    checkpoint: Checkpoint, ops: Ops, *, trainable: bool = False, quantize: TargetFormat | None = None
 ) -> Decoder:
     """The model in a checkpoint, computing with `ops`.
 
@@ -88,7 +88,7 @@ def _stacked(parts: Iterator[RawTensor], module: Matrix) -> Tensor:
     return matrix
 
 
-def _packed(name: str, raw: RawTensor, wanted: WeightFormat | None) -> Weight:
+def _packed(name: str, raw: RawTensor, wanted: TargetFormat | None) -> Weight:
     """Pack one matrix in the wanted format, or in the one it is kept in; equal formats keep their bits."""
     target = wanted or KEPT[raw.info.format]
     if not is_quantized(target):

@@ -10,7 +10,7 @@ from pathlib import Path
 from mohist.cost import Prices
 from mohist.engine.runner import default_cache_tokens
 from mohist.errors import ConfigError
-from mohist.kernels.weight import WeightFormat
+from mohist.kernels.weight import TargetFormat
 from mohist.llm import LLM
 from mohist.model.count import cache_values_per_token, weight_bytes
 from mohist.model.family import read_config
@@ -35,7 +35,7 @@ class ModelConfig:
     """A folder, a .gguf file, hf:ORG/NAME or pypi:PACKAGE."""
     name: str = ""
     """What requests call it; by default the last part of the source."""
-    quantize: WeightFormat | None = None
+    quantize: TargetFormat | None = None
     """Turn the matrices into this format; "none" keeps the formats of the file."""
     cache_tokens: int | None = None
     """Size of the key-value cache; "none": the model's context, or 16384 if that is more."""

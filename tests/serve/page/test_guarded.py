@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from tests.serve.live import Live
@@ -32,7 +33,8 @@ def test_a_key_is_the_password(browser: Browser, guarded: Live) -> None:
     page.press("#max_tokens", "Tab")
     page.keyboard.press("Escape")
     answer = ask(page, "Who are you?")
-    assert tell(answer.locator(".figures summary")).startswith("4 tokens")
+    # The model may end its answer before the limit.
+    assert re.match("[1-4] tokens?", tell(answer.locator(".figures summary")))
     page.goto("/#/admin")
     assert tell(page.locator(".failure p").nth(1)) == "this needs the API key of an admin"
     page.click(".failure button")
