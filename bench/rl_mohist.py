@@ -28,7 +28,7 @@ from bench.rl_work import (
     single_token_words,
 )
 from mohist.data.order import shuffled
-from mohist.engine.engine import Engine, EngineConfig, Runner
+from mohist.engine.engine import Engine
 from mohist.kernels.autograd import TrainingOps
 from mohist.kernels.twin import TorchOps
 from mohist.tasks.task import Split, TaskConfig
@@ -181,8 +181,8 @@ def _with_lengths(work: RlWorkload) -> type[Engine]:
     """An engine that gives each answer of a step its own limit."""
 
     class LimitedEngine(Engine):
-        def __init__(self, runner: Runner, config: EngineConfig | None = None) -> None:
-            super().__init__(runner, config)
+        def __init__(self, *options: Any) -> None:
+            super().__init__(*options)
             self._asked = itertools.count()
 
         def submit(
