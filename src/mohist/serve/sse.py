@@ -11,7 +11,7 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from mohist.serve.answer import Event
-from mohist.serve.wire import json_bytes
+from mohist.serve.wire import disconnected, json_bytes
 
 __all__ = ["KEEP_ALIVE", "EventStream", "event_bytes", "named"]
 
@@ -76,7 +76,7 @@ class EventStream(Response):
         self._spoke_s = time.monotonic()
         # Three tasks a response, and none a chunk: chunks are many.
         said = asyncio.ensure_future(self._say(send))
-        beside = self._break_silence(send), _disconnected(receive)
+        beside = self._break_silence(send), disconnected(receive)
         others = [asyncio.ensure_future(one) for one in beside]
         try:
             await asyncio.wait({said, *others}, return_when=asyncio.FIRST_COMPLETED)
@@ -106,8 +106,3 @@ class EventStream(Response):
 
 def _send(send: Send, body: bytes, *, more: bool = True) -> Awaitable[None]:
     return send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
+from starlette.types import Receive
 
-__all__ = ["ClientLeft", "JsonReply", "json_bytes", "unless_client_leaves"]
+__all__ = ["ClientLeft", "JsonReply", "disconnected", "json_bytes", "unless_client_leaves"]
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ class ClientLeft(Exception):
 async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled if the client disconnects. Raises ClientLeft then."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
+    gone = asyncio.ensure_future(disconnected(request.receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -49,6 +50,7 @@ async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def disconnected(receive: Receive) -> None:
+    """Return once the client has left."""
+    while (await receive())["type"] != "http.disconnect":
         pass
