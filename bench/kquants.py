@@ -9,7 +9,6 @@ from functools import partial
 
 from bench import decode, prefill
 from bench.commands import generate, outcome
-from bench.k_files import FORMATS
 from bench.machine import Ticks
 from bench.measure import Run, alternate, ratio_goal
 from bench.probes import MEMORY, probed, range_of, share
@@ -17,8 +16,10 @@ from bench.report import Report, series_table
 from bench.work import DECODE_TOKENS, PREFILL_TOKENS, PROMPT_TOKENS
 from bench.workers import Crew, format_name
 
-__all__ = ["REPEATS", "memory", "run"]
+__all__ = ["FORMATS", "REPEATS", "memory", "run"]
 
+FORMATS = ("q4_k_m", "q5_k_m", "q6_k")
+"""What llama.cpp is asked for: the first two mix formats."""
 REPEATS = 5
 NEW_TOKENS = 40
 

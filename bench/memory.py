@@ -39,7 +39,7 @@ def run(files: dict[str, str], repeats: int) -> Report:
         goals=[at_most("Mohist beyond PyTorch, llama.cpp's as the bound", own, theirs.median, "MB")],
         notes=[
             f"The highest resident memory of the process (VmHWM), MB of 10^6 bytes, {NEW_TOKENS} new tokens, "
-            "default threads. Mohist with its default cache (the model's 8,192 tokens, memory for which is "
+            "default threads. Mohist with its default cache (16,384 tokens, memory for which is "
             "taken when used); llama.cpp as llama-cpp-python's `Llama` has it by default: a context of 512 "
             "tokens, the file mapped into memory.",
         ],

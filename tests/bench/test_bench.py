@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -254,3 +256,10 @@ def test_mistakes_on_the_command_line(words: list[str], capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         command.main(words)
     assert "error: argument" in capsys.readouterr().err
+
+
+def test_the_command_itself_stays_small() -> None:
+    """Commands whose memory is measured begin with what this process has."""
+    code = "import sys, bench.__main__; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
