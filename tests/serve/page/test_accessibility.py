@@ -69,6 +69,7 @@ def test_dialogs(open_page: OpenPage, look: dict[str, Any]) -> None:
     page.wait_for_selector(".verdict")
     assert findings(page) == []
     page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="detached")
     if page.locator(".top .phone").is_visible():
         page.click(".top .phone")
         page.wait_for_selector(".sidebar.open nav li a")

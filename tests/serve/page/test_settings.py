@@ -115,6 +115,20 @@ def test_the_keyboard_is_enough(open_page: OpenPage) -> None:
     assert page.evaluate("document.activeElement.id") == "message"
 
 
+def test_a_dialog_that_follows_another_at_once_stays(open_page: OpenPage) -> None:
+    page = open_page()
+    page.click("[aria-label=Settings]")
+    page.wait_for_selector("dialog >> text=Settings")
+    page.evaluate(
+        """async () => {
+            document.querySelector("dialog").close();  // of which the page is told later
+            document.querySelector("[aria-label='Keyboard shortcuts']").click();
+            await new Promise((done) => setTimeout(done, 200));
+        }"""
+    )
+    assert tell(page.locator("dialog[open] h2")) == "Keyboard shortcuts"
+
+
 def test_a_screen_reader_hears_beginnings_and_ends_only(open_page: OpenPage) -> None:
     page = open_page()
     page.evaluate(

@@ -11,12 +11,14 @@ export function Dialog({ title, wide = false, children }) {
     box.current.showModal();
     return () => opener?.isConnected && opener.focus();
   }, []);
+  // The browser tells of a closing afterwards: by then another dialog may be in this one's place, and stays.
+  const closed = () => box.current && closeDialog();
   const closeOutside = (event) => event.target === box.current && closeDialog();
   return html`<dialog
     ref=${box}
     class=${wide ? "wide" : ""}
     aria-labelledby="dialog-title"
-    onClose=${closeDialog}
+    onClose=${closed}
     onMouseDown=${closeOutside}
   >
     <div class="dialog">
