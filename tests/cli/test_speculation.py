@@ -63,7 +63,8 @@ class ThreeTokens:
 
 def always(llm: LLM, drafter: Drafter) -> None:
     """Let the engine guess whether it pays or not."""
-    llm.engine._speculation = llm.engine._scheduler._speculation = Always(drafter)
+    loop = llm.engine._loop
+    loop._speculation = loop.scheduler._speculation = Always(drafter)
 
 
 def answered(llm: LLM, prompt: Seq[int], params: SamplingParams, monkeypatch: pytest.MonkeyPatch) -> Answer:

@@ -123,7 +123,7 @@ def test_streams_and_steps_and_calls_share_an_engine() -> None:
     for prompt, its_events in ((5, events), (1, seen[1]), (2, seen[2])):
         assert list(completions_of(its_events).values()) == [alone([prompt])]
         assert len(its_events) == 7
-    assert not engine._inboxes
+    assert not engine._inboxes._followed
 
 
 def test_closing_a_stream_aborts_it() -> None:
@@ -134,7 +134,7 @@ def test_closing_a_stream_aborts_it() -> None:
     stream.close()
     assert not engine.busy
     assert engine.stats().blocks_used == 0
-    assert not engine._inboxes
+    assert not engine._inboxes._followed
 
 
 def test_an_error_in_progress_leaves_nothing_behind() -> None:
@@ -150,23 +150,23 @@ def test_an_error_in_progress_leaves_nothing_behind() -> None:
 
 
 def abort_when_waiting(engine: Engine, id: int) -> None:
-    assert engine._unfinished[id].status is Status.WAITING
+    assert engine._loop.unfinished[id].status is Status.WAITING
 
 
 def abort_when_partly_prefilled(engine: Engine, id: int) -> None:
     engine.step()
-    assert 0 < engine._unfinished[id].num_computed < 9
+    assert 0 < engine._loop.unfinished[id].num_computed < 9
 
 
 def abort_when_decoding(engine: Engine, id: int) -> None:
-    while not engine._unfinished[id].num_generated:
+    while not engine._loop.unfinished[id].num_generated:
         engine.step()
 
 
 def abort_when_preempted(engine: Engine, id: int) -> None:
     abort_when_decoding(engine, id)
-    engine._scheduler.preempt_all()
-    assert engine._unfinished[id].status is Status.WAITING
+    engine._loop.scheduler.preempt_all()
+    assert engine._loop.unfinished[id].status is Status.WAITING
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_request_can_be_aborted_in_every_state(reach: Callable[[Engine, int], 
     (id,) = engine.submit([1] * 9, PARAMS)
     (after,) = engine.submit([2, 3], PARAMS)
     reach(engine, id)
-    num_generated = engine._unfinished[id].num_generated
+    num_generated = engine._loop.unfinished[id].num_generated
     assert engine.abort(id)
     assert not engine.abort(id)
     engine.check()

@@ -66,7 +66,7 @@ def test_every_running_sequence_moves_in_every_step() -> None:
     engine = Engine(runner, EngineConfig(max_running=3, max_step_tokens=3))
     for _ in range(20):
         engine.submit([1] * 9, params(4))
-        before = {sequence.id for sequence in engine._scheduler.running}
+        before = {sequence.id for sequence in engine._loop.scheduler.running}
         engine.step()
         assert before <= {chunk.sequence.id for chunk in runner.steps[-1]}
 
@@ -106,9 +106,9 @@ def test_the_youngest_gives_way_and_keeps_what_it_drew() -> None:
     while not engine.stats().preemptions:
         drawn += [e.draw for e in engine.step() if isinstance(e, TokenEvent) and e.id == young]
     assert len(drawn) > 1
-    assert [sequence.id for sequence in engine._scheduler.running] == [old]
+    assert [sequence.id for sequence in engine._loop.scheduler.running] == [old]
     (later,) = engine.submit([3], params(10))
-    waiting = list(engine._scheduler.waiting)
+    waiting = list(engine._loop.scheduler.waiting)
     assert [sequence.id for sequence in waiting] == [young, later]
     assert waiting[0].draws == drawn
     runner.steps.clear()
@@ -124,10 +124,12 @@ def test_the_oldest_is_never_preempted() -> None:
     engine = Engine(runner, EngineConfig(max_running=8, max_step_tokens=8))
     engine.submit([1, 2], params(15), num_samples=8)
     while engine.busy:
-        oldest = min(engine._unfinished)
-        before = engine._unfinished[oldest].num_preemptions
+        oldest = min(engine._loop.unfinished)
+        before = engine._loop.unfinished[oldest].num_preemptions
         engine.step()
-        assert oldest not in engine._unfinished or engine._unfinished[oldest].num_preemptions == before
+        assert (
+            oldest not in engine._loop.unfinished or engine._loop.unfinished[oldest].num_preemptions == before
+        )
     assert engine.stats().preemptions
 
 
@@ -223,10 +225,10 @@ def test_a_preempted_score_keeps_what_it_knows() -> None:
     id = engine.submit_score(text, start=2)
     for _ in range(3):
         engine.step()
-    known = list(engine._unfinished[id].scores)
+    known = list(engine._loop.unfinished[id].scores)
     assert 0 < len(known) < 8
-    engine._scheduler.preempt_all()
-    engine._blocks.reset()
+    engine._loop.scheduler.preempt_all()
+    engine._loop.forget_prefixes()
     events = [event for event in iter_events(engine) if event.id == id]
     assert events == [ScoreEvent(id, scores_alone(text, 2, weights=0))]
     scored = [

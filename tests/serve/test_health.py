@@ -87,7 +87,9 @@ def test_an_engine_that_is_idle_and_dead_is_not_ready(server: Live, monkeypatch:
     assert waiting.is_set()
     (backend,) = server.operations.models.loaded.values()
     assert isinstance(backend, LocalModel)
-    assert backend.worker.call(lambda engine: len(engine._unfinished)).result(10) == 1, "probes do not gather"
+    assert backend.worker.call(lambda engine: len(engine._loop.unfinished)).result(10) == 1, (
+        "probes do not gather"
+    )
     monkeypatch.setattr(Engine, "step", real)
     wait_for(lambda: problems(server, fresh) == {})
 
