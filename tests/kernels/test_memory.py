@@ -1,17 +1,38 @@
-"""Buffers that are used again."""
+"""Large pages, and buffers that are used again."""
 
 from __future__ import annotations
 
+import re
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
-from mohist.kernels.memory import Recycler
+from mohist.kernels.memory import Recycler, SlabAllocator
 
 MB = 1 << 20
 NUMBERS = MB // 4
 """float32 numbers in a megabyte."""
+
+
+def mapping(address: int) -> set[str]:
+    """Linux's flags of the pages around an address: `hg` asks for large ones, `sh` are shared."""
+    for entry in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.M)[1:]:
+        first, last = (int(end, 16) for end in entry.split()[0].split("-"))
+        if first <= address < last:
+            return set(entry.rpartition("VmFlags:")[2].split())
+    raise AssertionError(f"nothing is mapped at {address:x}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_large_pages_are_asked_for_where_the_system_makes_them() -> None:
+    weights, result = SlabAllocator().empty(3 * MB), Recycler().empty(3, NUMBERS)
+    for tensor in (weights, result):
+        flags = mapping(tensor.data_ptr() + 2 * MB)
+        assert "hg" in flags or not Path("/sys/kernel/mm/transparent_hugepage").exists()
+        assert "sh" not in flags, "shared memory has small pages by default"
 
 
 def test_what_is_gone_is_used_again() -> None:

@@ -57,9 +57,11 @@ def _large(num_bytes: int) -> Tensor:
 
 
 def _pages(num_bytes: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, num_bytes)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return mmap.mmap(-1, num_bytes)
+    # private: of memory that could be shared, Linux makes large pages only where it was told to
+    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
 
 
