@@ -51,26 +51,16 @@ def as_a_whole(chat_format: ChatFormat) -> ChatFormat:
     return replace(chat_format, call_markup=None)
 
 
-def gemma(value: Any) -> str:
-    """A value in Gemma 4's notation."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{gemma(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(gemma, value)) + "]"
-    return f'<|"|>{value}<|"|>' if isinstance(value, str) else json.dumps(value)
-
-
 def written(chat_format: ChatFormat, arguments: list[dict[str, Any]]) -> str:
     """Calls of the one tool as a model writes them."""
-    if chat_format.calls is None:
-        return "".join(f"<|tool_call>call:find{gemma(one)}<tool_call|>" for one in arguments)
+    assert chat_format.calls is not None
     calls = [ToolCall(name="find", arguments=json.dumps(one, ensure_ascii=False)) for one in arguments]
     return chat_format.calls.write(calls)
 
 
 @settings(max_examples=20)
 @given(data=st.data())
-@pytest.mark.parametrize("name", [*CALLING, "gemma_4"])
+@pytest.mark.parametrize("name", CALLING)
 def test_pieces_add_up_to_what_the_whole_section_says(name: str, data: st.DataObject) -> None:
     chat_format = FORMATS[name]
     arguments = data.draw(st.lists(ARGUMENTS, min_size=1, max_size=1 if name in SINGLE else 3))
@@ -85,7 +75,7 @@ def test_pieces_add_up_to_what_the_whole_section_says(name: str, data: st.DataOb
         assert sum(delta.complete for delta in deltas) == len(arguments)
 
 
-@pytest.mark.parametrize("name", [*CALLING, "gemma_4"])
+@pytest.mark.parametrize("name", CALLING)
 def test_arguments_come_before_the_call_is_over(name: str) -> None:
     """Where a string grows, so does what is given out: a character later, or as many as a tag may have."""
     chat_format = FORMATS[name]
@@ -120,7 +110,7 @@ def test_an_answer_that_ends_anywhere_is_the_beginning_of_the_whole(name: str) -
 
 @settings(max_examples=25)
 @given(data=st.data())
-@pytest.mark.parametrize("name", [*CALLING, "gemma_4"])
+@pytest.mark.parametrize("name", CALLING)
 def test_broken_calls_are_cut_alike_everywhere(name: str, data: st.DataObject) -> None:
     """Parts of calls in any order: cuts change nothing, nothing raises, and complete arguments are JSON."""
     chat_format = FORMATS[name]
@@ -201,7 +191,7 @@ def test_what_is_held_back(chat_format: ChatFormat, text: str, calls: list[str],
         assert bool(text_of(deltas)) == bool(content)
 
 
-@pytest.mark.parametrize("name", [*CALLING, "gemma_4"])
+@pytest.mark.parametrize("name", CALLING)
 def test_one_call_may_be_all(name: str) -> None:
     """Then the answer ends with its arguments."""
     chat_format = FORMATS[name]

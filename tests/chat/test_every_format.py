@@ -46,7 +46,7 @@ VALUES = {
 ARGUMENTS = st.fixed_dictionaries({}, optional=VALUES)
 FORMATS = all_formats()
 CALLING = [name for name, f in FORMATS.items() if f.calls is not None]
-SINGLE = {"gpt_oss", "llama3", "gigachat"}
+SINGLE = {"gpt_oss", "llama3", "gigachat", "gigachat_31"}
 """Formats that call one tool an answer."""
 
 JSON_CALL = '{"name": "find", "arguments": {"n": 1}}'
@@ -103,6 +103,7 @@ TRANSCRIPTS = {
     "gemma_4": "<|channel>thought\nhm\n<channel|>well<|tool_call>call:find{n:1}<tool_call|>",
     "mistral": '[THINK]hm[/THINK]well[TOOL_CALLS]find[ARGS]{"n": 1}',
     "gigachat": f"well<|message_sep|>\n\nfunction call<|role_sep|>\n{JSON_CALL}<|message_sep|>",
+    "gigachat_31": f"well<|function_call|>{JSON_CALL}<|message_sep|>",
     "gigachat_35": (
         "<think>hm</think>well\n\n<｜GCML｜tool_calls>\n"
         + DSML_CALL.format(mark="GCML")
@@ -131,7 +132,7 @@ def message(deltas: list[Delta]) -> tuple[str, str, list[tuple[str, Any]]]:
 def test_transcripts(name: str) -> None:
     """Whole, and character by character."""
     text = TRANSCRIPTS[name]
-    thought = "" if name == "gigachat" else "hm"
+    thought = "" if name in ("gigachat", "gigachat_31") else "hm"
     for pieces in ([text], list(text)):
         assert message(parsed(FORMATS[name], pieces)) == (thought, "well", [("find", {"n": 1})])
 

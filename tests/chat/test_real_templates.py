@@ -107,7 +107,7 @@ CASES = [
         plain=False,
     ),
     Case("GigaChat3-10B-A1.8B", "gigachat", several_calls=False, plain=False),
-    Case("GigaChat3.1-10B-A1.8B", "gigachat", several_calls=False, plain=False),
+    Case("GigaChat3.1-10B-A1.8B", "gigachat_31", several_calls=False, plain=False),
 ]
 BOS = {"deepseek": "<｜begin▁of▁sentence｜>", "gemma": "<bos>", "llama3": "<|begin_of_text|>"}
 EOS = {"deepseek": "<｜end▁of▁sentence｜>"}

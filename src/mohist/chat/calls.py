@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mohist.chat.notation import Notation
 from mohist.types import ToolCall
 
 __all__ = [
@@ -43,10 +44,13 @@ class CallSyntax:
     argument: tuple[str, str] | None = None
     """Around the value of one argument, which is text as it is if it is a string and JSON otherwise. `{type}`
     stands for the JSON type of the value, `{is_string}` for `true` or `false`. None: the arguments are one
-    JSON object."""
+    JSON object, ..."""
+    notation: Notation | None = None
+    """... or one object in this notation."""
 
     def write(self, calls: Sequence[ToolCall]) -> str:
-        """`calls` as a model would write them. ValueError if arguments are no JSON object."""
+        """`calls` as a model would write them. ValueError if arguments are no JSON object, or none that the
+        format can write."""
         written = self.between.join(self._call(index, call) for index, call in enumerate(calls))
         return self.opening + written + self.closing
 
@@ -55,11 +59,13 @@ class CallSyntax:
             _filled(text, {"name": call.name, "index": str(index), "number": str(index + 1)})
             for text in self.call
         )
-        if self.argument is None:
+        if self.argument is None and self.notation is None:
             return before + call.arguments + after
         arguments = json.loads(call.arguments)
         if not isinstance(arguments, dict):
             raise ValueError(f"arguments = {call.arguments:.80}: they must be a JSON object")
+        if self.notation is not None:
+            return before + self.notation.write(arguments) + after
         return before + "".join(self._argument(key, value) for key, value in arguments.items()) + after
 
     def _argument(self, key: str, value: Any) -> str:

@@ -64,6 +64,16 @@ class ChannelSplitter(Splitter):
         """See `Splitter`."""
         return self._state == "reasoning"
 
+    @property
+    def undecided(self) -> bool:
+        """See `Splitter`."""
+        return self._state == "header"
+
+    @property
+    def calling(self) -> bool:
+        """See `Splitter`."""
+        return self._state == "tool"
+
     def _advance(self, *, final: bool) -> bool:
         match self._state:
             case "header":

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from mohist.chat.json_scanner import MAX_DEPTH
+from mohist.chat.json_scanner import MAX_DEPTH, MAX_NUMBER_CHARS, is_atom
 from mohist.chat.partial import partial_tag
 
-__all__ = ["ATOM", "KEY", "QUOTE", "GemmaArguments"]
+__all__ = ["ATOM", "KEY", "MAX_KEY_CHARS", "QUOTE", "GemmaArguments"]
 
 QUOTE = '<|"|>'
 KEY = re.compile(r"[^\s:,{}\[\]<]+")
 ATOM = re.compile(r"[^\s,{}\[\]<]+")
+MAX_KEY_CHARS = 512
 
 _Step = tuple[str, int] | None
 """JSON that is certain, and the place after what was read; None if more text is needed."""
@@ -26,7 +27,6 @@ class _Level:
     """An object or a list that is open."""
 
     end: str
-    keys: set[str] = field(default_factory=set)
     num_values: int = 0
     awaits_value: bool = False
     """Whether a key was read."""
@@ -79,10 +79,11 @@ class GemmaArguments:
 
     def _key(self, level: _Level, text: str, place: int) -> _Step:
         if text.startswith(QUOTE, place):
-            end = text.find(QUOTE, place + len(QUOTE))
-            key, after = text[place + len(QUOTE) : end], end + len(QUOTE)
-            if end < 0:
+            start = place + len(QUOTE)
+            end = text.find(QUOTE, start)
+            if end < 0 and len(text) - start < MAX_KEY_CHARS + len(QUOTE):
                 return None
+            key, after = text[start:end], end + len(QUOTE)
         elif QUOTE.startswith(text[place:]):
             return None
         else:
@@ -90,11 +91,12 @@ class GemmaArguments:
             if found is None:
                 return self._break()
             key, after = found[0], found.end()
+        if len(key) > MAX_KEY_CHARS:
+            return self._break()
         if after == len(text):
             return None
-        if text[after] != ":" or key in level.keys:
+        if text[after] != ":":
             return self._break()
-        level.keys.add(key)
         level.awaits_value = True
         return f"{_comma(level)}{json.dumps(key, ensure_ascii=False)}: ", after + 1
 
@@ -110,12 +112,11 @@ class GemmaArguments:
             made, after = text[place], place + 1
         else:
             found = ATOM.match(text, place)
-            if found is not None and found.end() == len(text):
+            if found is not None and found.end() == len(text) and len(found[0]) <= MAX_NUMBER_CHARS:
                 return None
-            value = None if found is None else _atom(found[0])
-            if found is None or value is None:
+            if found is None or not is_atom(found[0]):
                 return self._break()
-            made, after = value, found.end()
+            made, after = found[0], found.end()
         if level is not None:
             level.num_values += 1
             level.awaits_value, level.awaits_comma = False, True
@@ -127,15 +128,6 @@ class GemmaArguments:
 
 def _comma(level: _Level) -> str:
     return ", " if level.num_values else ""
-
-
-def _atom(text: str) -> str | None:
-    """A number or name as JSON has it, or None."""
-    try:
-        value = json.loads(text)
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        return None
 
 
 def _in_string(text: str) -> str:

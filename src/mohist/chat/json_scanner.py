@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-__all__ = ["JsonScanner"]
+__all__ = ["MAX_DEPTH", "MAX_NUMBER_CHARS", "JsonScanner", "is_atom"]
 
 MAX_DEPTH = 256
 """Objects and lists inside one another; deeper ones, readers of JSON may refuse."""
@@ -134,3 +134,8 @@ class JsonScanner:
         if character == "}":
             return self._open[-1:] == ["{"] and self._expected in ("key or end", "comma or end")
         return self._open[-1:] == ["["] and self._expected in ("value or end", "comma or end")
+
+
+def is_atom(text: str) -> bool:
+    """Whether `text` is a number or a name."""
+    return text in _NAMES or (len(text) <= MAX_NUMBER_CHARS and _NUMBER.fullmatch(text) is not None)

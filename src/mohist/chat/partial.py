@@ -10,4 +10,5 @@ __all__ = ["partial_tag"]
 def partial_tag(text: str, tags: Sequence[str]) -> int:
     """Length of the longest end of `text` that one of `tags` begins with, without being the whole tag."""
     longest = min(len(text), max(map(len, tags), default=1) - 1)
-    return next((n for n in range(longest, 0, -1) if any(tag.startswith(text[-n:]) for tag in tags)), 0)
+    ends = (text[-n:] for n in range(longest, 0, -1))
+    return next((len(end) for end in ends for tag in tags if len(tag) > len(end) and tag.startswith(end)), 0)

@@ -48,6 +48,16 @@ class Splitter(ABC):
     def thinking(self) -> bool:
         """Whether text that came now would be thinking, as far as is known."""
 
+    @property
+    @abstractmethod
+    def undecided(self) -> bool:
+        """Whether nothing has come that tells what kind of text the answer begins with."""
+
+    @property
+    @abstractmethod
+    def calling(self) -> bool:
+        """Whether text that came now would be part of calls, as far as is known."""
+
     def feed(self, text: str) -> list[Delta]:
         """What is certain after `text`."""
         if self._called:
@@ -161,6 +171,16 @@ class TagSplitter(Splitter):
         inside = self._state == "tools" and self._around == "reasoning"
         return self._state == "reasoning" or (inside and not self._reader.begun)
 
+    @property
+    def undecided(self) -> bool:
+        """See `Splitter`."""
+        return self._state == "start"
+
+    @property
+    def calling(self) -> bool:
+        """See `Splitter`."""
+        return self._state == "tools"
+
     def _advance(self, *, final: bool) -> bool:
         match self._state:
             case "start":
@@ -244,6 +264,8 @@ class TagSplitter(Splitter):
             calls = ()
         elif not (mentioned or is_open or reader.inside_call):
             calls = self._read(reader.rest)
+            if not self._section and calls and any(call.name not in self._schemas for call in calls):
+                calls = None  # some other JSON that begins alike
         if calls is None:
             self._is_text(reader.rest)
         else:

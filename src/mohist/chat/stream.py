@@ -82,6 +82,16 @@ class StreamParser:
         return self._splitter.thinking
 
     @property
+    def undecided(self) -> bool:
+        """Whether the answer may still turn out to be nothing but calls, without any mark before them."""
+        return self._splitter.undecided
+
+    @property
+    def calling(self) -> bool:
+        """Whether text that came now would be part of calls."""
+        return self._splitter.calling
+
+    @property
     def length(self) -> int:
         """Whole characters that the tokens so far spell, tags included."""
         return self._splitter.length

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 from mohist.chat.call_reader import CallMarkup
-from mohist.chat.calls import Schemas, tool_call_from_json
+from mohist.chat.calls import CallSyntax, Schemas, tool_call_from_json
 from mohist.chat.format import ChatFormat
-from mohist.chat.gemma_arguments import ATOM, KEY, QUOTE, GemmaArguments
+from mohist.chat.gemma_arguments import ATOM, KEY, MAX_KEY_CHARS, QUOTE, GemmaArguments
+from mohist.chat.json_scanner import is_atom
+from mohist.chat.notation import Notation
 from mohist.chat.template import Template
 from mohist.types import ToolCall
 
@@ -56,46 +57,48 @@ class Gemma4(ChatFormat):
 
 
 class _Reader:
-    """Reads values in Gemma's notation: a place in, a value and the place after it out."""
+    """Reads values in Gemma's notation: a place in, a value as JSON and the place after it out."""
 
     def __init__(self, text: str) -> None:
         self._text = text
 
-    def value(self, place: int) -> tuple[Any, int]:
+    def value(self, place: int) -> tuple[str, int]:
         text = self._text
         if text.startswith(QUOTE, place):
-            return self._string(place)
+            string, place = self._string(place)
+            return json.dumps(string, ensure_ascii=False), place
         if text.startswith("{", place):
             return self._object(place + 1)
         if text.startswith("[", place):
             return self._array(place + 1)
         atom = ATOM.match(text, place)
-        if atom is None:
+        if atom is None or not is_atom(atom[0]):
             raise ValueError(f"a value is missing at character {place}")
-        return json.loads(atom[0]), atom.end()
+        return atom[0], atom.end()
 
     def _string(self, place: int) -> tuple[str, int]:
         start = place + len(QUOTE)
         end = self._text.index(QUOTE, start)
         return self._text[start:end], end + len(QUOTE)
 
-    def _object(self, place: int) -> tuple[dict[str, Any], int]:
-        values: dict[str, Any] = {}
+    def _object(self, place: int) -> tuple[str, int]:
+        pairs: list[str] = []
         while not self._text.startswith("}", place):
             key, place = self._key(place)
-            if not self._text.startswith(":", place) or key in values:
+            if not self._text.startswith(":", place) or len(key) > MAX_KEY_CHARS:
                 raise ValueError(f"a key or its colon is wrong at character {place}")
-            values[key], place = self.value(place + 1)
+            value, place = self.value(place + 1)
+            pairs.append(f"{json.dumps(key, ensure_ascii=False)}: {value}")
             place = self._comma(place, "}")
-        return values, place + 1
+        return "{" + ", ".join(pairs) + "}", place + 1
 
-    def _array(self, place: int) -> tuple[list[Any], int]:
-        values: list[Any] = []
+    def _array(self, place: int) -> tuple[str, int]:
+        values: list[str] = []
         while not self._text.startswith("]", place):
             value, place = self.value(place)
             values.append(value)
             place = self._comma(place, "]")
-        return values, place + 1
+        return "[" + ", ".join(values) + "]", place + 1
 
     def _key(self, place: int) -> tuple[str, int]:
         if self._text.startswith(QUOTE, place):
@@ -123,6 +126,10 @@ FORMAT = Gemma4(
     thought=("<|channel>thought\n", "\n<channel|>"),
     tool_sections=(("<|tool_call>", "<tool_call|>"),),
     call_markup=_MARKUP,
+    calls=CallSyntax(
+        call=("<|tool_call>call:{name}", "<tool_call|>"),
+        notation=Notation(quote=QUOTE, bare_key=KEY, max_key_chars=MAX_KEY_CHARS),
+    ),
     inner_markup=("<|channel>", QUOTE),
     turn_markup=(
         "<bos>",

@@ -30,6 +30,16 @@ class Reader(Protocol):
         ...
 
     @property
+    def undecided(self) -> bool:
+        """Whether the answer may still turn out to be nothing but calls, without any mark before them."""
+        ...
+
+    @property
+    def calling(self) -> bool:
+        """Whether text that came now would be part of calls."""
+        ...
+
+    @property
     def inside_character(self) -> bool:
         """Whether the tokens so far end within a character."""
         ...
@@ -59,8 +69,8 @@ class Plan:
     stop_tokens: tuple[int, ...]
     """Tokens that end the answer: allowed only where it is complete."""
     budget: Budget | None = None
-    think_token: int | None = None
-    """Begins thinking, where the model may still do so itself."""
+    think_opening: tuple[int, ...] = ()
+    """Begins thinking, where the model may still do so itself: it chooses the first, the others follow."""
     think_end: bytes
     grammar: Grammar | None = None
     """Of an answer without thinking, ..."""
@@ -74,6 +84,10 @@ class Plan:
     """Of what follows the trigger, to the end of the calls. None: calls are free."""
     parallel: bool = True
     """Whether more calls may follow."""
+    bare_call: bytes = b""
+    """How a free answer begins that is nothing but calls, without any mark, ..."""
+    bare: Grammar | None = None
+    """... and the grammar of such an answer."""
     no_trigger: bytes = b""
     """Would begin a call where there must be none: in thinking before a grammar."""
     section_ends: bool = False
@@ -98,7 +112,8 @@ class Plan:
     @cached_property
     def longest_tag(self) -> int:
         """In bytes."""
-        return max(map(len, (self.think_end, self.trigger, self.no_trigger, self.closer, *self.spelled)))
+        marks = (self.think_end, self.trigger, self.bare_call, self.no_trigger, self.closer)
+        return max(map(len, (*marks, *self.spelled)))
 
 
 @dataclass(slots=True)
@@ -110,7 +125,11 @@ class AnswerGuide:
     _tail: Tail = field(init=False)
     _matcher: Matcher | None = None
     """Follows what has a form; None in thinking and in free text."""
+    _bare: Matcher | None = None
+    """Follows an answer that may turn out to be nothing but calls; None also if it has not begun like one."""
     _forced: deque[int] = field(default_factory=deque)
+    _closes: bool = False
+    """Whether what is forced closes thinking."""
     _thought: int = 0
     """Tokens of thinking so far."""
     _begun: bool = False
@@ -119,6 +138,8 @@ class AnswerGuide:
     def __post_init__(self) -> None:
         self._reader = self.plan.reader()
         self._tail = Tail(self.plan.vocabulary, self.plan.longest_tag)
+        if self.plan.bare is not None and self._reader.undecided:
+            self._bare = self.plan.bare.matcher()
         self._settle()
 
     def allowed(self) -> bytes | int | None:
@@ -140,12 +161,15 @@ class AnswerGuide:
             self._forced.popleft()
             if self._matcher is not None:
                 self._follow(self._matcher, token)
-            if not self._forced and self._reader.thinking:
+            if not self._forced and self._closes and self._reader.thinking:
                 raise RequestError("thinking used up its budget and could not be closed")
-        elif self._matcher is not None and not (first and token == self.plan.think_token):
+        elif self._matcher is not None and not (first and token in self.plan.think_opening[:1]):
             self._follow(self._matcher, token)
         elif self._matcher is not None:
             self._matcher = None  # the model chose to think first
+            self._forced.extend(self.plan.think_opening[1:])
+        elif self._bare is not None:
+            self._follow_bare(self._bare, token)
         if self._reader.thinking:
             self._thought += was_thinking
             if self._matcher is not None and not (self.plan.section or self.plan.thinks_in_grammar):
@@ -160,6 +184,7 @@ class AnswerGuide:
         if thinking and plan.budget is not None and self._thought >= plan.budget.tokens:
             if not self._reader.inside_character:
                 self._forced.extend(plan.budget.closing if self._thought else plan.budget.closing_at_once)
+                self._closes = True
         elif self._matcher is not None:
             return
         elif not thinking and plan.grammar_after is not None and self._begun:
@@ -176,6 +201,20 @@ class AnswerGuide:
         if self.plan.section_ends and matcher.ended:
             self._matcher, self._called = None, True
 
+    def _follow_bare(self, matcher: Matcher, token: int) -> None:
+        """Go on with an answer that could be nothing but calls, or find out that it is or is not."""
+        fits = token not in self.plan.stop_tokens and matcher.tries(token)
+        if (
+            not self._reader.undecided
+            and self._reader.calling
+            and not self._tail.ends_with(self.plan.trigger)
+        ):
+            if not fits:
+                raise RequestError("a call began that is none of the tools'")
+            self._matcher = matcher
+        if not (fits and self._reader.undecided):
+            self._bare = None
+
     def _in_form(self, matcher: Matcher) -> bytes:
         plan = self.plan
         bits = int.from_bytes(matcher.allowed(), "little") & ~plan.stops
@@ -187,8 +226,8 @@ class AnswerGuide:
                     bits &= ~(1 << token)
         if matcher.complete:
             bits |= plan.stops
-        if not self._begun and plan.think_token is not None:
-            bits |= 1 << plan.think_token
+        if not self._begun and plan.think_opening:
+            bits |= 1 << plan.think_opening[0]
         return bits.to_bytes(plan.num_bytes, "little")
 
     def _in_free_text(self) -> bytes | None:
@@ -206,6 +245,9 @@ class AnswerGuide:
         if plan.section is not None:
             tags.append(Tag(plan.trigger, "after it"))
         forbidden |= self._tail.forbidden(tuple(tags))
+        if plan.bare is not None and self._reader.undecided:
+            fitting = 0 if self._bare is None else int.from_bytes(self._bare.allowed(), "little")
+            forbidden |= self._tail.forbidden((Tag(plan.bare_call, "in it"),)) & ~fitting
         return (plan.vocabulary.every & ~forbidden).to_bytes(plan.num_bytes, "little") if forbidden else None
 
     def _closing(self, bits: int) -> Iterable[int]:

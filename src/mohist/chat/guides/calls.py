@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mohist.chat.calls import CallSyntax
 from mohist.chat.guides.arguments import argument_rules
 from mohist.chat.guides.grammar import json_rule, literal
+from mohist.chat.guides.notation import notation_rules
 from mohist.chat.guides.schema import checked_schema
 from mohist.chat.tokenizer import Tokenizer
 from mohist.errors import RequestError
 
-__all__ = ["CallGrammar"]
+__all__ = ["CallGrammar", "up_to_stop"]
 
 _MOST_NUMBERED = 16
 """Calls of one answer, in formats that number them."""
@@ -72,14 +73,46 @@ class CallGrammar:
             before, after = (self._literal(_filled(text, tool, index)) for text in syntax.call)
             rules += f"{name}: {before} {name}_arguments {after}\n"
             where = f"the schema of tool {tool!r}"
-            if syntax.argument is None:
-                rules += f"{name}_arguments: {json_rule(checked_schema(schema, where))}\n"
-            else:
-                rules += argument_rules(self.tokenizer, syntax.argument, f"{name}_arguments", schema, where)
+            rules += self._arguments(f"{name}_arguments", syntax, schema, where)
         return rules
+
+    def _arguments(self, rule: str, syntax: CallSyntax, schema: Mapping[str, Any], where: str) -> str:
+        if syntax.notation is not None:
+            return notation_rules(self.tokenizer, syntax.notation, rule, schema, where)
+        if syntax.argument is not None:
+            return argument_rules(self.tokenizer, syntax.argument, rule, schema, where)
+        return f"{rule}: {json_rule(checked_schema(schema, where))}\n"
 
     def _literal(self, text: str) -> str:
         return literal(self.tokenizer, text)
+
+
+def up_to_stop(syntax: CallSyntax, tokenizer: Tokenizer, stop_tokens: Collection[int]) -> CallSyntax:
+    """`syntax` without the tokens at its end that end the answer: they come where it is complete.
+
+    Raises RequestError if such a token stands anywhere else, since no call can be written then.
+    """
+    before, after = syntax.call
+    if syntax.closing:
+        ended = replace(syntax, closing=_cut(syntax.closing, tokenizer, stop_tokens))
+    else:
+        ended = replace(syntax, call=(before, _cut(after, tokenizer, stop_tokens)))
+    pieces = tokenizer.split("".join((ended.opening, *ended.call, ended.between, ended.closing)))
+    stop = next((piece for piece in pieces if isinstance(piece, int) and piece in stop_tokens), None)
+    if stop is not None:
+        raise RequestError(
+            f"tools: {tokenizer.markup[stop]!r} ends the answers of this model, but is part of its calls, so "
+            "they can be neither strict nor required: leave that out"
+        )
+    return ended
+
+
+def _cut(text: str, tokenizer: Tokenizer, stop_tokens: Collection[int]) -> str:
+    """`text` without stop tokens at its end."""
+    for token in stop_tokens:
+        if token in tokenizer.markup:
+            text = text.removesuffix(tokenizer.markup[token])
+    return text
 
 
 def _after(text: str, trigger: str) -> str:

@@ -95,6 +95,10 @@ class Matcher:
         self._matcher.consume_token(token)
         self._check()
 
+    def tries(self, token: int) -> bool:
+        """Go on with `token` if it fits; if not, this is of no further use."""
+        return self._matcher.consume_token(token) and not self._matcher.is_error()
+
     def completes_with(self, token: int) -> bool:
         """Whether the answer would be complete after `token`."""
         ahead = self._matcher.deep_copy()

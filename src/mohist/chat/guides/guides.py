@@ -1,17 +1,18 @@
-"""What a request may ask of an answer's form, and the guides that see to it."""
+"""The guides of a model, made for what a request asks of its answer's form."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from mohist.chat.chat import Chat
 from mohist.chat.guides.answer import AnswerGuide, Budget, Plan
-from mohist.chat.guides.calls import CallGrammar
+from mohist.chat.guides.calls import CallGrammar, up_to_stop
 from mohist.chat.guides.channels import ChannelGrammar
+from mohist.chat.guides.form import Form, ToolForm
 from mohist.chat.guides.grammar import Grammar, json_rule, regex_rule
 from mohist.chat.guides.schema import JSON_OBJECT, checked_schema
 from mohist.chat.guides.vocabulary import Vocabulary
@@ -24,67 +25,6 @@ MAX_PATTERN_CHARS = 8192
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NEWLINES = r"/\n\n?/"
 """What models write between the end of their thinking and the answer; no part of either."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToolForm:
-    """A tool, as far as the form of its calls goes."""
-
-    name: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    """The JSON schema of its arguments, an object."""
-    strict: bool = True
-    """Whether arguments must fit the schema; otherwise any JSON object does."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """The form that an answer must have. Thinking is free; what follows it is not."""
-
-    schema: Mapping[str, Any] | None = None
-    """The answer is JSON that fits this schema (`JSON_OBJECT`: any object)."""
-    pattern: str | None = None
-    """The answer matches this regular expression as a whole."""
-    tools: tuple[ToolForm, ...] = ()
-    """Calls of these may stand in the answer, or be all of it."""
-    calls: Literal["free", "strict", "required"] = "free"
-    """Calls are as the model makes them, have the right form wherever they stand, or are all there is."""
-    parallel: bool = True
-    """Whether there may be more than one call."""
-    thinking_budget: int | None = None
-    """Most tokens of thinking; then it is closed, and the answer begins."""
-
-    def __post_init__(self) -> None:
-        if self.schema is not None and self.pattern is not None:
-            raise RequestError("schema and pattern: an answer has one form; give only one of them")
-        if self.calls == "required" and (self.schema is not None or self.pattern is not None):
-            raise RequestError("calls are required, so nothing else can be: drop the schema or pattern")
-        if self.calls != "free" and not self.tools:
-            raise RequestError(f"calls = {self.calls!r}: there are no tools to call")
-        if self.thinking_budget is not None and self.thinking_budget < 0:
-            raise RequestError(f"thinking_budget = {self.thinking_budget}: it must be at least 0")
-
-    @property
-    def is_free(self) -> bool:
-        """Whether nothing is asked for."""
-        return not self.has_grammar and self.thinking_budget is None
-
-    @property
-    def has_grammar(self) -> bool:
-        """Whether a grammar says which tokens the answer, or a call in it, may have."""
-        return self.schema is not None or self.pattern is not None or self.calls != "free"
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the answer as a whole has a form, and not only the calls in it."""
-        return self.schema is not None or self.pattern is not None or self.calls == "required"
-
-    @property
-    def offered(self) -> list[Mapping[str, Any]] | None:
-        """The tools as parsers of answers take them; None where others may be called too."""
-        if not self.tools and self.schema is None and self.pattern is None:
-            return None
-        return [{"function": {"name": tool.name, "parameters": tool.parameters}} for tool in self.tools]
 
 
 class Guides:
@@ -123,7 +63,7 @@ class Guides:
             reader=_PlainReader,
             stop_tokens=stops,
             think_end=b"",
-            grammar=self._grammar(form, after_thinking=False),
+            grammar=self._grammar(form, stops, after_thinking=False),
         )
 
     def _chat_plan(self, form: Form, prompt: Sequence[int], stops: tuple[int, ...]) -> Plan:
@@ -132,20 +72,20 @@ class Guides:
             return self._channel_plan(form, prompt, stops)
         thinks = chat.opens_thinking(prompt)
         may_think = not thinks and chat.thinking_mode in ("switch", "unclear") and not self._closed(prompt)
-        think_token = chat.tokenizer.token(kind.think[0]) if may_think else None
+        think_opening = self._think_opening if may_think else ()
         formed = form.is_whole
-        calls = self._call_parts(form) if form.tools and (formed or form.calls != "free") else {}
+        calls = self._call_parts(form, stops) if form.tools and (formed or form.calls != "free") else {}
         return Plan(
             vocabulary=self._vocabulary,
             reader=partial(chat.stream, prompt, tools=form.offered),
             stop_tokens=stops,
             think_end=kind.think[1].encode(),
-            think_token=think_token,
+            think_opening=think_opening,
             hidden=self._hidden,
             budget=self._budget(form.thinking_budget),
-            grammar=self._grammar(form, after_thinking=False) if formed and not thinks else None,
-            grammar_after=self._grammar(form, after_thinking=True)
-            if formed and (thinks or think_token is not None)
+            grammar=self._grammar(form, stops, after_thinking=False) if formed and not thinks else None,
+            grammar_after=self._grammar(form, stops, after_thinking=True)
+            if formed and (thinks or think_opening)
             else None,
             parallel=form.parallel,
             **calls,
@@ -190,6 +130,15 @@ class Guides:
             t for t, text in self._chat.tokenizer.markup.items() if text not in kind.answer_markup
         )
 
+    @property
+    def _think_opening(self) -> tuple[int, ...]:
+        """The tokens with which a model begins to think; none if its first may as well begin a call."""
+        kind, tokenizer = self._chat.format, self._chat.tokenizer
+        opening = tokenizer.encode(kind.think[0])
+        calls = "" if kind.calls is None else kind.calls.opening + kind.calls.call[0]
+        may_be_call = len(opening) > 1 and calls.startswith(tokenizer.decode(opening[:1]))
+        return () if may_be_call or opening[0] not in tokenizer.markup else tuple(opening)
+
     def _closed(self, prompt: Sequence[int]) -> bool:
         """Whether the template closed thinking, so that the answer comes at once."""
         text = self._chat.tokenizer.decode(prompt[-32:])
@@ -207,59 +156,59 @@ class Guides:
             closing_at_once=tuple(tokenizer.encode(at_once)),
         )
 
-    def _grammar(self, form: Form, *, after_thinking: bool) -> Grammar:
+    def _grammar(self, form: Form, stops: tuple[int, ...], *, after_thinking: bool) -> Grammar:
         """Of an answer that is nothing but what `form` asks for."""
         what, answer = _answer_rule(form)
         rules = "" if answer is None else f"answer: {answer}\n"
         choices = (["answer"] if rules else []) + (["calls"] if form.tools else [])
-        rules += self._call_grammar(form).calls() if form.tools else ""
+        rules += self._call_grammar(form, stops).calls() if form.tools else ""
         newlines = "NEWLINES? " if after_thinking else ""
         start = f"start: {newlines}({' | '.join(choices)})\nNEWLINES: {_NEWLINES}\n"
         return Grammar(self._vocabulary, start + rules, what)
 
-    def _call_grammar(self, form: Form) -> CallGrammar:
+    def _call_grammar(self, form: Form, stops: tuple[int, ...]) -> CallGrammar:
         syntax = self._chat.format.calls
         if syntax is None:
             raise RequestError(
                 f"tools: the chat format {self._chat.format.name!r} does not say how calls are written, so "
                 "they can be neither strict nor required: leave that out"
             )
+        ended = up_to_stop(syntax, self._chat.tokenizer, stops)
         return CallGrammar(
             tokenizer=self._chat.tokenizer,
-            syntax=syntax,
+            syntax=ended,
             tools=_schemas(form, as_text=syntax.argument is not None),
-            parallel=form.parallel,
+            parallel=form.parallel and ended.call == syntax.call,
         )
 
-    def _call_parts(self, form: Form) -> dict[str, Any]:
+    def _call_parts(self, form: Form, stops: tuple[int, ...]) -> dict[str, Any]:
         """The fields of a `Plan` that are about calls."""
-        grammar, tokenizer = self._call_grammar(form), self._chat.tokenizer
+        grammar, tokenizer, kind = self._call_grammar(form, stops), self._chat.tokenizer, self._chat.format
         syntax = grammar.syntax
         begin = syntax.opening + syntax.call[0]
-        sections = [pair for pair in self._chat.format.tool_sections if pair[0] and begin.startswith(pair[0])]
-        opener, closer = max(sections, key=lambda pair: len(pair[0]), default=("", ""))
-        written = tokenizer.split("".join((begin, syntax.call[1], syntax.between, syntax.closing)))
+        # Where a call needs no mark, it may still have one.
+        marks = [
+            pair for pair in kind.tool_sections if pair[0] and (kind.bare_call or begin.startswith(pair[0]))
+        ]
+        opener, closer = max(marks, key=lambda pair: len(pair[0]))
+        quote = "" if syntax.notation is None else syntax.notation.quote
+        written = tokenizer.split("".join((begin, quote, syntax.call[1], syntax.between, syntax.closing)))
         parts: dict[str, Any] = {
             "closer": closer.encode() if closer not in begin else b"",
             "spelled": tuple(tokenizer.token_bytes(piece) for piece in written if isinstance(piece, int)),
         }
         if form.is_whole:
-            if any(begin.startswith(text) for text in self._chat.format.frame):
-                raise RequestError(
-                    f"tools: in the chat format {self._chat.format.name!r} calls follow an answer, so they "
-                    "cannot be required: leave tool_choice out"
-                )
             return parts | {"no_trigger": opener.encode()}
-        if not opener:
-            raise RequestError(
-                f"tools: in the chat format {self._chat.format.name!r} no mark begins a call, so only "
-                "required calls can be strict"
-            )
-        rules = f"start: NEWLINES? calls\nNEWLINES: {_NEWLINES}\n" + grammar.after(
-            opener, to_the_end=not closer
-        )
-        section = Grammar(self._vocabulary, rules, "tools")
-        return parts | {"trigger": opener.encode(), "section": section, "section_ends": bool(closer)}
+        start = f"start: NEWLINES? calls\nNEWLINES: {_NEWLINES}\n"
+        if kind.bare_call:
+            rules = grammar.calls()
+            bare = Grammar(self._vocabulary, f"start: SPACE? calls\nSPACE: /\\s+/\n{rules}", "tools")
+            parts |= {"bare_call": kind.bare_call.encode(), "bare": bare}
+        else:
+            rules = grammar.after(opener, to_the_end=not closer)
+        section = Grammar(self._vocabulary, start + rules, "tools")
+        goes_on = bool(closer) and syntax == kind.calls
+        return parts | {"trigger": opener.encode(), "section": section, "section_ends": goes_on}
 
 
 def _answer_rule(form: Form) -> tuple[str, str | None]:
@@ -302,7 +251,7 @@ def _schemas(form: Form, *, as_text: bool) -> dict[str, Mapping[str, Any]]:
 class _PlainReader:
     """A reader of text that is nothing but text."""
 
-    thinking = inside_character = False
+    thinking = undecided = calling = inside_character = False
 
     def push(self, token: int) -> None:
         """See `Reader`."""

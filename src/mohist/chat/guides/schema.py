@@ -11,7 +11,7 @@ from typing import Any
 
 from mohist.errors import RequestError
 
-__all__ = ["JSON_OBJECT", "MAX_DEPTH", "MAX_SCHEMA_BYTES", "checked_schema"]
+__all__ = ["ANNOTATIONS", "JSON_OBJECT", "MAX_DEPTH", "MAX_SCHEMA_BYTES", "checked_schema", "target"]
 
 JSON_OBJECT: Mapping[str, Any] = {"type": "object"}
 """What JSON mode asks for."""
@@ -45,7 +45,7 @@ _ASSERTIONS = (
     "maxProperties",
     "$ref",
 )
-_ANNOTATIONS = (
+ANNOTATIONS = (
     "$comment",
     "$schema",
     "title",
@@ -56,7 +56,8 @@ _ANNOTATIONS = (
     "readOnly",
     "writeOnly",
 )
-_KNOWN = frozenset((*_SCHEMA, *_SCHEMAS, *_SCHEMAS_BY_NAME, *_ASSERTIONS, *_ANNOTATIONS))
+"""Keywords that ask for nothing."""
+_KNOWN = frozenset((*_SCHEMA, *_SCHEMAS, *_SCHEMAS_BY_NAME, *_ASSERTIONS, *ANNOTATIONS))
 
 
 def checked_schema(schema: Any, where: str = "schema") -> str:
@@ -142,15 +143,15 @@ def _check_reference(root: Mapping[str, Any], part: Mapping[str, Any], place: st
         if reference in seen:
             raise RequestError(f"{place}/$ref = {reference!r:.80}: it leads back to itself")
         seen.append(reference)
-        target = _target(root, reference)
-        if not isinstance(target, bool) and id(target) not in checked:
+        aim = target(root, reference)
+        if not isinstance(aim, bool) and id(aim) not in checked:
             raise RequestError(f"{place}/$ref = {reference!r:.80}: it leads to no schema in the schema")
-        if isinstance(target, bool):
+        if isinstance(aim, bool):
             return
-        part = target
+        part = aim
 
 
-def _target(root: Any, reference: str) -> Any:
+def target(root: Any, reference: str) -> Any:
     """What a JSON pointer (RFC 6901) points to; None if there is nothing."""
     from urllib.parse import unquote
 
