@@ -12,8 +12,9 @@ from bench.measure import progress
 from mohist.chat.chat import load_chat
 from mohist.chat.save import save_chat
 from mohist.kernels import load_ops
-from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig, RopeConfig
+from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig
 from mohist.model.load import init_decoder, load_decoder
+from mohist.model.rope_config import RopeConfig
 from mohist.model.save import save_decoder
 from mohist.weights.checkpoint import open_checkpoint
 from mohist.weights.source import cache_folder, resolve

@@ -27,8 +27,9 @@ def make_tiny_model(folder: Path, *, seed: int = 5) -> Path:
     import tokenizers
 
     from mohist.kernels.twin import TorchOps
-    from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig, RopeConfig
+    from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig
     from mohist.model.load import init_decoder
+    from mohist.model.rope_config import RopeConfig
     from mohist.model.save import save_decoder
 
     letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())

@@ -29,17 +29,13 @@ from mohist.model.config import (
     IndexerConfig,
     LayerConfig,
     LightningConfig,
-    LinearScaling,
-    Llama3Scaling,
     MlaConfig,
     MoeConfig,
-    QueryGrowth,
     ResidualScales,
-    RopeConfig,
-    YarnScaling,
 )
 from mohist.model.decoder import Decoder
 from mohist.model.load import init_decoder, load_decoder
+from mohist.model.rope_config import LinearScaling, Llama3Scaling, QueryGrowth, RopeConfig, YarnScaling
 from mohist.model.save import save_decoder
 from mohist.model.tensors import Matrix
 from mohist.weights.checkpoint import open_checkpoint

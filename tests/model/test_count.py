@@ -14,9 +14,10 @@ import pytest
 from mohist.cli.main import main
 from mohist.kernels.twin import TorchOps
 from mohist.model import count, family
-from mohist.model.config import DecoderConfig, GqaConfig, YarnScaling
+from mohist.model.config import DecoderConfig, GqaConfig
 from mohist.model.decoder import Decoder
 from mohist.model.family import read_config
+from mohist.model.rope_config import YarnScaling
 from mohist.weights.checkpoint import Checkpoint
 from tests.model.published import (
     DEEPSEEK_V2,

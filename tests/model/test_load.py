@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from mohist.errors import ModelError
 from mohist.kernels.twin import TorchOps
 from mohist.model.attend import PackedAttend
-from mohist.model.config import DenseConfig, GqaConfig, MlaConfig, MoeConfig, QueryGrowth, RopeConfig
+from mohist.model.config import DenseConfig, GqaConfig, MlaConfig, MoeConfig
 from mohist.model.decoder import Decoder
 from mohist.model.family import read_config
 from mohist.model.load import init_decoder, load_decoder
+from mohist.model.rope_config import QueryGrowth, RopeConfig
 from mohist.model.tensors import Matrix, Vector
 from mohist.weights.checkpoint import open_checkpoint
 from tests.model import tiny

@@ -9,15 +9,9 @@ import pytest
 import torch
 
 from mohist.errors import ModelError
-from mohist.model.config import (
-    LinearScaling,
-    Llama3Scaling,
-    MlaConfig,
-    RopeConfig,
-    TableScaling,
-    YarnScaling,
-)
+from mohist.model.config import MlaConfig
 from mohist.model.rope import cos_sin_scale, inverse_frequencies, mla_softmax_scale
+from mohist.model.rope_config import LinearScaling, Llama3Scaling, RopeConfig, TableScaling, YarnScaling
 
 V3_YARN = YarnScaling(factor=40.0, original_positions=4096, mscale=1.0, mscale_all_dim=1.0)
 

@@ -13,16 +13,9 @@ from mohist.engine.engine import Engine, EngineConfig
 from mohist.engine.runner import DecoderRunner
 from mohist.kernels import load_ops
 from mohist.llm import LLM
-from mohist.model.config import (
-    DecoderConfig,
-    DenseConfig,
-    GqaConfig,
-    LayerConfig,
-    MlaConfig,
-    MoeConfig,
-    RopeConfig,
-)
+from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig, MlaConfig, MoeConfig
 from mohist.model.load import init_decoder, load_decoder
+from mohist.model.rope_config import RopeConfig
 from mohist.model.save import save_decoder
 from mohist.tasks.library.arithmetic import ArithmeticConfig
 from mohist.types import SamplingParams

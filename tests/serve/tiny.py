@@ -18,9 +18,10 @@ from mohist.engine.runner import DecoderRunner
 from mohist.engine.sequence import Chunk, Draw, Outcome, Sequence
 from mohist.kernels import load_ops
 from mohist.llm import LLM
-from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig, RopeConfig
+from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig
 from mohist.model.decoder import Decoder
 from mohist.model.load import init_decoder
+from mohist.model.rope_config import RopeConfig
 from mohist.model.save import save_decoder
 from mohist.types import SamplingParams
 

@@ -10,8 +10,9 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from mohist.kernels.twin import TorchOps
-from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig, RopeConfig
+from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig
 from mohist.model.load import init_decoder
+from mohist.model.rope_config import RopeConfig
 from mohist.model.save import save_decoder
 
 TEMPLATE = (

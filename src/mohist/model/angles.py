@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mohist.kernels.ops import Ops
-from mohist.model.config import RopeConfig
 from mohist.model.rope import cos_sin_scale, inverse_frequencies, query_scales
+from mohist.model.rope_config import RopeConfig
 
 __all__ = ["AngleTable", "Angles"]
 

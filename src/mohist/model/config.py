@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mohist.errors import ModelError
 from mohist.kernels.activation import SILU, Activation
+from mohist.model.checks import require
+from mohist.model.rope_config import RopeConfig
 
 __all__ = [
     "DecoderConfig",
@@ -15,91 +16,10 @@ __all__ = [
     "IndexerConfig",
     "LayerConfig",
     "LightningConfig",
-    "LinearScaling",
-    "Llama3Scaling",
     "MlaConfig",
     "MoeConfig",
-    "QueryGrowth",
     "ResidualScales",
-    "RopeConfig",
-    "TableScaling",
-    "YarnScaling",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearScaling:
-    """Position interpolation: every frequency divided by one factor."""
-
-    factor: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Llama3Scaling:
-    """Llama 3.1: long wavelengths are divided by `factor`, short ones kept, those between blended."""
-
-    factor: float
-    low_frequency_factor: float
-    """Wavelengths over original_positions / this are long."""
-    high_frequency_factor: float
-    """Wavelengths under original_positions / this are short."""
-    original_positions: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class YarnScaling:
-    """YaRN (arXiv 2309.00071): a ramp over the rope pairs from kept to divided frequencies."""
-
-    factor: float
-    original_positions: int
-    beta_fast: float = 32.0
-    """Pairs that turn more often than this within `original_positions` keep their frequency."""
-    beta_slow: float = 1.0
-    """Pairs that turn less often than this are divided by `factor`."""
-    truncate: bool = True
-    """Whether the ends of the ramp are rounded outward to whole pairs."""
-    attention_factor: float | None = None
-    """Multiplies cos and sin; None derives it from `factor` and the two mscales."""
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    """DeepSeek: enters the softmax scale, squared, instead of cos and sin."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableScaling:
-    """Divisors given one by one, as GGUF's `rope_freqs` tensor has them."""
-
-    divisors: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class QueryGrowth:
-    """Queries times 1 + beta ln(1 + floor(position / period)), so that far keys are not drowned (Llama 4)."""
-
-    beta: float
-    period: int
-    """Tokens between one step of the scale and the next."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RopeConfig:
-    """Rotary position embedding of the first `dim` entries of a head (for MLA: of its rope part)."""
-
-    dim: int
-    """Rotated entries: two a pair."""
-    theta: float = 10_000.0
-    interleaved: bool = False
-    """Pairs are neighbours (2i, 2i+1) instead of halves (i, i + dim/2)."""
-    scaling: LinearScaling | Llama3Scaling | YarnScaling | TableScaling | None = None
-    query_growth: QueryGrowth | None = None
-    """Scales what is rotated of a query; attention that has this must rotate the whole head."""
-
-    def __post_init__(self) -> None:
-        _require(self.dim > 0 and self.dim % 2 == 0, "rope dim", self.dim, "a positive even number")
-        _require(self.theta > 1, "rope theta", self.theta, "a number over 1")
-        if isinstance(self.scaling, TableScaling):
-            count = len(self.scaling.divisors)
-            _require(count == self.dim // 2, "number of rope divisors", count, f"{self.dim // 2}, one a pair")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,22 +44,21 @@ class GqaConfig:
 
     def __post_init__(self) -> None:
         groups = self.num_kv_heads
-        _require(
+        require(
             groups > 0 and self.num_heads % groups == 0,
             "num_heads",
             self.num_heads,
             f"a multiple of {groups}",
         )
-        _require(self.head_dim > 0, "head_dim", self.head_dim, "positive")
-        _require(self.window is None or self.window > 0, "window", self.window, "positive or None")
+        require(self.head_dim > 0, "head_dim", self.head_dim, "positive")
+        require(self.window is None or self.window > 0, "window", self.window, "positive or None")
         if self.rope is not None:
             rotated = self.rope.dim
-            _require(
+            require(
                 rotated <= self.head_dim, "rope dim", rotated, f"at most {self.head_dim}, the head's width"
             )
             whole = self.rope.query_growth is None or rotated == self.head_dim
-            _require(whole, "rope dim", rotated, f"{self.head_dim}, the head's width, for queries to grow")
-        _require(self.window is None or self.window > 0, "window", self.window, "positive or None")
+            require(whole, "rope dim", rotated, f"{self.head_dim}, the head's width, for queries to grow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +72,7 @@ class IndexerConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "head_dim", "top_k"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+            require(getattr(self, name) > 0, name, getattr(self, name), "positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,14 +94,14 @@ class MlaConfig:
 
     def __post_init__(self) -> None:
         if self.indexer is not None:
-            _require(self.q_rank is not None, "q_rank", self.q_rank, "positive for the indexer")
+            require(self.q_rank is not None, "q_rank", self.q_rank, "positive for the indexer")
             room = self.indexer.head_dim
-            _require(self.rope.dim <= room, "rope dim", self.rope.dim, f"at most {room}, the indexer's width")
+            require(self.rope.dim <= room, "rope dim", self.rope.dim, f"at most {room}, the indexer's width")
         for name in ("num_heads", "kv_rank", "nope_dim", "value_dim"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        _require(self.q_rank is None or self.q_rank > 0, "q_rank", self.q_rank, "positive or None")
+            require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        require(self.q_rank is None or self.q_rank > 0, "q_rank", self.q_rank, "positive or None")
         growth = self.rope.query_growth
-        _require(growth is None, "query_growth", growth, "None: half of these heads is not rotated")
+        require(growth is None, "query_growth", growth, "None: half of these heads is not rotated")
 
     @property
     def rope_dim(self) -> int:
@@ -206,7 +125,7 @@ class LightningConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "head_dim", "slope_scale"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+            require(getattr(self, name) > 0, name, getattr(self, name), "positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +148,7 @@ class DenseConfig:
     activation: Activation = SILU
 
     def __post_init__(self) -> None:
-        _require(self.width > 0, "width", self.width, "positive")
+        require(self.width > 0, "width", self.width, "positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,13 +179,13 @@ class MoeConfig:
 
     def __post_init__(self) -> None:
         groups = self.num_groups
-        _require(self.width > 0, "width", self.width, "positive")
-        _require(self.shared_width >= 0, "shared_width", self.shared_width, "at least 0")
-        _require(groups > 0, "num_groups", groups, "positive")
-        _require(self.num_experts % groups == 0, "num_experts", self.num_experts, f"a multiple of {groups}")
-        _require(0 < self.top_groups <= groups, "top_groups", self.top_groups, f"in 1..{groups}")
+        require(self.width > 0, "width", self.width, "positive")
+        require(self.shared_width >= 0, "shared_width", self.shared_width, "at least 0")
+        require(groups > 0, "num_groups", groups, "positive")
+        require(self.num_experts % groups == 0, "num_experts", self.num_experts, f"a multiple of {groups}")
+        require(0 < self.top_groups <= groups, "top_groups", self.top_groups, f"in 1..{groups}")
         most = self.num_experts // groups * self.top_groups
-        _require(0 < self.top_k <= most, "top_k", self.top_k, f"in 1..{most}, the experts of the kept groups")
+        require(0 < self.top_k <= most, "top_k", self.top_k, f"in 1..{most}, the experts of the kept groups")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +201,7 @@ class LayerConfig:
 
     def __post_init__(self) -> None:
         both = self.post_norms and self.residual is not None
-        _require(not both, "post_norms", self.post_norms, "False beside scaled residuals")
+        require(not both, "post_norms", self.post_norms, "False beside scaled residuals")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,16 +229,11 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "max_positions"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        _require(len(self.layers) > 0, "number of layers", len(self.layers), "positive")
-        _require(self.norm_eps > 0, "norm_eps", self.norm_eps, "positive")
+            require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        require(len(self.layers) > 0, "number of layers", len(self.layers), "positive")
+        require(self.norm_eps > 0, "norm_eps", self.norm_eps, "positive")
 
     @property
     def blocks(self) -> tuple[LayerConfig, ...]:
         """Every block that has weights and a cache: the layers, then those of the MTP modules."""
         return self.layers + (self.layers[-1],) * self.mtp_layers
-
-
-def _require(ok: bool, name: str, value: object, expected: str) -> None:
-    if not ok:
-        raise ModelError(f"{name} = {value}: it must be {expected}")

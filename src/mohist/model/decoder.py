@@ -20,10 +20,10 @@ from mohist.model.config import (
     MlaConfig,
     MoeConfig,
     ResidualScales,
-    RopeConfig,
 )
 from mohist.model.feedforward import Glu, MixtureOfExperts
 from mohist.model.mixers import LatentAttention, LightningAttention, SoftmaxAttention, cache_specs
+from mohist.model.rope_config import RopeConfig
 from mohist.model.tensors import Matrix, Vector
 from mohist.types import SamplingParams
 

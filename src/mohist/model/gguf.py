@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mohist.model.config import DecoderConfig, GqaConfig, LinearScaling, RopeConfig, TableScaling, YarnScaling
+from mohist.model.config import DecoderConfig, GqaConfig
 from mohist.model.fields import Fields
 from mohist.model.origins import Origin, Plain, Unpermuted
+from mohist.model.rope_config import LinearScaling, RopeConfig, TableScaling, YarnScaling
 
 __all__ = [
     "ATTENTION_NAMES",

@@ -6,19 +6,9 @@ from typing import Any
 
 from mohist.errors import ModelError
 from mohist.model import hf
-from mohist.model.config import (
-    DecoderConfig,
-    DenseConfig,
-    GqaConfig,
-    LinearScaling,
-    Llama3Scaling,
-    MlaConfig,
-    MoeConfig,
-    RopeConfig,
-    TableScaling,
-    YarnScaling,
-)
+from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, MlaConfig, MoeConfig
 from mohist.model.rope import inverse_frequencies
+from mohist.model.rope_config import LinearScaling, Llama3Scaling, RopeConfig, TableScaling, YarnScaling
 
 __all__ = [
     "attention_to_gguf",

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from decimal import Context, Decimal, localcontext
 
-from mohist.model.config import (
-    LightningConfig,
+from mohist.model.config import LightningConfig, MlaConfig
+from mohist.model.rope_config import (
     LinearScaling,
     Llama3Scaling,
-    MlaConfig,
     QueryGrowth,
     RopeConfig,
     TableScaling,

@@ -13,8 +13,9 @@ from tokenizers import Regex, decoders, models, pre_tokenizers
 from mohist.chat.chat import Chat
 from mohist.chat.save import save_chat
 from mohist.chat.tokenizer import Tokenizer
-from mohist.model.config import DecoderConfig, DenseConfig, LayerConfig, MlaConfig, MoeConfig, RopeConfig
+from mohist.model.config import DecoderConfig, DenseConfig, LayerConfig, MlaConfig, MoeConfig
 from mohist.model.family import family_named
+from mohist.model.rope_config import RopeConfig
 from mohist.weights.files import write_whole
 
 __all__ = ["ShapeConfig", "decoder_config", "word_tokenizer", "write_start"]

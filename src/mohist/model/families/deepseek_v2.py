@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mohist.errors import ModelError
-from mohist.model import gguf, hf
+from mohist.model import gguf, hf, hf_rope
 from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig, MlaConfig, MoeConfig
 from mohist.model.fields import Fields
 from mohist.model.gguf_metadata import common_to_gguf, dense_then_sparse_to_gguf
@@ -68,7 +68,7 @@ def decoder_from_hf(
         q_rank=fields.integer("q_lora_rank", None),
         kv_rank=fields.integer("kv_lora_rank"),
         nope_dim=fields.integer("qk_nope_head_dim"),
-        rope=hf.rope_from_hf(
+        rope=hf_rope.rope_from_hf(
             fields,
             head_dim=fields.integer("qk_rope_head_dim"),
             max_positions=common["max_positions"],
@@ -111,7 +111,7 @@ def decoder_to_hf(config: DecoderConfig, *, architecture: str, model_type: str) 
     mixer = hf.shared(config.layers, "mixer")
     return {
         **hf.common_to_hf(config, architecture=architecture, model_type=model_type),
-        **hf.rope_to_hf(mixer.rope, head_dim=mixer.rope_dim),
+        **hf_rope.rope_to_hf(mixer.rope, head_dim=mixer.rope_dim),
         "num_attention_heads": mixer.num_heads,
         "num_key_value_heads": mixer.num_heads,
         "q_lora_rank": mixer.q_rank,

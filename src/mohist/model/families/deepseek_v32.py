@@ -8,10 +8,11 @@ from typing import Any
 
 from mohist.errors import ModelError
 from mohist.model import gguf, hf
-from mohist.model.config import DecoderConfig, IndexerConfig, MlaConfig, YarnScaling
+from mohist.model.config import DecoderConfig, IndexerConfig, MlaConfig
 from mohist.model.families import deepseek_v3
 from mohist.model.fields import Fields
 from mohist.model.origins import Origin, Plain
+from mohist.model.rope_config import YarnScaling
 
 MODEL_TYPES = ("deepseek_v32",)
 GGUF_ARCHITECTURES = ("deepseek32",)

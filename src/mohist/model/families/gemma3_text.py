@@ -11,11 +11,12 @@ import torch
 
 from mohist.errors import ModelError
 from mohist.kernels.activation import GELU_TANH
-from mohist.model import gguf, hf
-from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig, RopeConfig
+from mohist.model import gguf, hf, hf_rope
+from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig
 from mohist.model.fields import Fields
 from mohist.model.gguf_metadata import common_to_gguf, heads_to_gguf, windows_to_gguf
 from mohist.model.origins import Origin, Plain, Shifted
+from mohist.model.rope_config import RopeConfig
 
 MODEL_TYPES = ("gemma3_text",)
 GGUF_ARCHITECTURES = ("gemma3",)
@@ -51,10 +52,10 @@ def _heads_from_hf(fields: Fields) -> tuple[GqaConfig, RopeConfig]:
     local = RopeConfig(dim=head_dim, theta=fields.number("rope_local_base_freq", _LOCAL_THETA))
     both = fields.section("rope_parameters")
     if both is None:
-        rope = hf.rope_from_hf(fields, theta=_GLOBAL_THETA, **shape)
+        rope = hf_rope.rope_from_hf(fields, theta=_GLOBAL_THETA, **shape)
     else:
-        rope = hf.rope_in_section(both.section("full_attention"), theta=_GLOBAL_THETA, **shape)
-        local = hf.rope_in_section(both.section("sliding_attention"), theta=local.theta, **shape)
+        rope = hf_rope.rope_in_section(both.section("full_attention"), theta=_GLOBAL_THETA, **shape)
+        local = hf_rope.rope_in_section(both.section("sliding_attention"), theta=local.theta, **shape)
         both.close()
     mixer = GqaConfig(
         num_heads=fields.integer("num_attention_heads"),
@@ -97,8 +98,8 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
         "hidden_activation": "gelu_pytorch_tanh",
         "intermediate_size": hf.shared(config.layers, "mlp", "width"),
         "rope_parameters": {
-            "full_attention": hf.rope_section(whole),
-            "sliding_attention": hf.rope_section(local),
+            "full_attention": hf_rope.rope_section(whole),
+            "sliding_attention": hf_rope.rope_section(local),
         },
         "embed_scale": config.embed_scale,
     }

@@ -9,10 +9,11 @@ from typing import Any
 from mohist.errors import ModelError
 from mohist.kernels.activation import Activation
 from mohist.model import gguf, hf
-from mohist.model.config import DecoderConfig, GqaConfig, LayerConfig, MoeConfig, YarnScaling
+from mohist.model.config import DecoderConfig, GqaConfig, LayerConfig, MoeConfig
 from mohist.model.fields import Fields
 from mohist.model.gguf_metadata import common_to_gguf, experts_to_gguf, heads_to_gguf, windows_to_gguf
 from mohist.model.origins import Alternate, Origin, Plain, Transposed
+from mohist.model.rope_config import YarnScaling
 
 MODEL_TYPES = ("gpt_oss",)
 GGUF_ARCHITECTURES = ("gpt-oss",)

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from mohist.model import gguf, hf
-from mohist.model.config import DecoderConfig, DenseConfig, LayerConfig, QueryGrowth
+from mohist.model.config import DecoderConfig, DenseConfig, LayerConfig
 from mohist.model.families import llama, mistral
 from mohist.model.fields import Fields
 from mohist.model.gguf_metadata import attention_to_gguf
 from mohist.model.origins import Origin
+from mohist.model.rope_config import QueryGrowth
 
 MODEL_TYPES = ("ministral3",)
 GGUF_ARCHITECTURES = ("mistral3",)

@@ -22,7 +22,7 @@ def config_from_hf(fields: Fields) -> DecoderConfig:
 
 
 def decoder_from_hf(fields: Fields, **rope: Any) -> DecoderConfig:
-    """The config of any dense Mistral; `rope` is passed on to `hf.rope_from_hf`."""
+    """The config of any dense Mistral; `rope` is passed on to `hf_rope.rope_from_hf`."""
     mixer = replace(hf.gqa_from_hf(fields, **rope), window=fields.integer("sliding_window", None))
     layer = LayerConfig(mixer=mixer, mlp=DenseConfig(width=fields.integer("intermediate_size")))
     layers = (layer,) * fields.integer("num_hidden_layers")
