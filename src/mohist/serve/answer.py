@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mohist.chat.delta import TextKind
-from mohist.types import Completion, ToolCall
+from mohist.types import ToolCall
 
 __all__ = [
     "Answer",
@@ -82,8 +82,7 @@ class Started:
     """Fields of the request that have no effect with this model."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Text of one choice."""
 
     choice: int
@@ -121,8 +120,6 @@ class Finished:
     usage: Usage
     stop: str | None = None
     """The stop string that ended it, if one did."""
-    completion: Completion | None = None
-    """All of its tokens, up to the one that ended it; None where another server made them."""
     receipt: Mapping[str, Any] | None = None
     """Of all choices, as JSON data. With the last one, where it was asked for."""
 

@@ -6,12 +6,13 @@ import asyncio
 import codecs
 import dataclasses
 import logging
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack, aclosing, closing
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from typing import Any
 
 from mohist.chat.guides.guides import Guides
 from mohist.chat.tokenizer import Tokenizer
+from mohist.engine.engine import Event as EngineEvent
 from mohist.engine.engine import FinishEvent, ScoreEvent, TokenEvent
 from mohist.engine.sequence import Draw
 from mohist.errors import MohistError, RequestError
@@ -45,15 +46,8 @@ class LocalModel:
         """The events of an answer; closing the iterator ends the work on it. Raises ApiError."""
         prepared = await asyncio.to_thread(prepare, self.llm, self._guides, ask)
         prompt = prepared.request.prompt
-        job = None
-        if prepared.wants_tokens:
-            try:
-                job = await self.worker.submit(prepared.request, n=ask.n, salt=salt)
-            except RequestError as error:
-                raise invalid(error) from error
-        async with AsyncExitStack() as stack:
-            if job is not None:
-                stack.enter_context(closing(job))
+        job = await self._lined_up(prepared, ask, salt) if prepared.wants_tokens else None
+        with nullcontext() if job is None else closing(job):
             yield Started(
                 model=self.name if ask.adapter is None else f"{self.name}:{ask.adapter}",
                 fingerprint=self.llm.fingerprint_with(ask.adapter),
@@ -68,38 +62,19 @@ class LocalModel:
             if job is None:
                 yield Finished(choice=0, reason="length", usage=Usage(prompt_tokens=len(prompt)))
                 return
-            start = len(echo[0].text) if echo else 0
-            choices = [_LocalChoice(self, i, prepared, ask, start) for i in range(ask.n)]
-            completions: dict[int, Completion] = {}
-            events = self._events(job, choices)
-            async for event in await stack.enter_async_context(aclosing(events)):
-                if isinstance(event, Finished) and event.completion is not None:
-                    completions[event.choice] = event.completion
-                    if ask.receipt and len(completions) == ask.n:
-                        receipt = self._receipt(prepared, ask, completions)
-                        event = dataclasses.replace(event, receipt=receipt)
-                yield event
+            answer = _LocalAnswer(self, prepared, ask, job, start=len(echo[0].text) if echo else 0)
+            try:
+                async for index, event in job:
+                    for made in answer.of(index, event):
+                        yield made
+            except EngineError as error:
+                raise ApiError(500, str(error), type="server_error") from error
 
-    async def _events(self, job: Job, choices: list[_LocalChoice]) -> AsyncGenerator[Event]:
-        """What the engine makes of the choices."""
+    async def _lined_up(self, prepared: Prepared, ask: Ask, salt: bytes) -> Job:
         try:
-            async for index, event in job:
-                choice = choices[index]
-                if isinstance(event, TokenEvent):
-                    for piece in choice.push(event.draw):
-                        yield piece
-                    if choice.just_stopped:
-                        job.abort(index)
-                elif isinstance(event, FinishEvent):
-                    for last in choice.finish(event.completion):
-                        yield last
-        except EngineError as error:
-            raise ApiError(500, str(error), type="server_error") from error
-
-    def _receipt(self, prepared: Prepared, ask: Ask, completions: Mapping[int, Completion]) -> dict[str, Any]:
-        ordered = [completions[choice] for choice in range(ask.n)]
-        raw = ask.prompt is not None
-        return Receipt.of(self.llm, prepared.request, ordered, raw=raw, form=form_of(ask)).to_json()
+            return await self.worker.submit(prepared.request, n=ask.n, salt=salt)
+        except RequestError as error:
+            raise invalid(error) from error
 
     async def replay(self, receipt: Receipt, *, salt: bytes = b"") -> Difference | None:
         """The first difference between a receipt and what comes out now. Raises ApiError."""
@@ -156,6 +131,35 @@ def _guides(llm: LLM) -> Guides:
     return guides
 
 
+class _LocalAnswer:
+    """All choices on their way from the engine."""
+
+    def __init__(self, model: LocalModel, prepared: Prepared, ask: Ask, job: Job, *, start: int) -> None:
+        """`start`: characters that every choice has before its first token."""
+        self._model, self._prepared, self._ask, self._job = model, prepared, ask, job
+        self._choices = [_LocalChoice(model, index, prepared, ask, start) for index in range(ask.n)]
+        self._completions: dict[int, Completion] = {}
+
+    def of(self, index: int, event: EngineEvent) -> Sequence[Event]:
+        """What the next event of a choice makes certain. Raises ApiError."""
+        choice = self._choices[index]
+        if isinstance(event, TokenEvent):
+            pieces = choice.push(event.draw)
+            if choice.just_stopped:
+                self._job.abort(index)
+            return pieces
+        assert isinstance(event, FinishEvent), event
+        rest, finished, self._completions[index] = choice.finish(event.completion)
+        if self._ask.receipt and len(self._completions) == self._ask.n:
+            finished = dataclasses.replace(finished, receipt=self._receipt())
+        return [*rest, finished]
+
+    def _receipt(self) -> dict[str, Any]:
+        ordered = [self._completions[choice] for choice in range(self._ask.n)]
+        raw, form = self._ask.prompt is not None, form_of(self._ask)
+        return Receipt.of(self._model.llm, self._prepared.request, ordered, raw=raw, form=form).to_json()
+
+
 class _LocalChoice:
     """One choice on its way from the engine."""
 
@@ -183,8 +187,11 @@ class _LocalChoice:
         self.just_stopped = self._ended = self._text.stopped
         return pieces
 
-    def finish(self, completion: Completion) -> list[Piece | ToolCallPiece | Finished]:
-        """The last events. Raises ApiError where the answer could not have the form that was asked for."""
+    def finish(self, completion: Completion) -> tuple[list[Piece | ToolCallPiece], Finished, Completion]:
+        """The last events, and what of the completion was told.
+
+        Raises ApiError where the answer could not have the form that was asked for.
+        """
         if completion.finish_reason == "error":
             raise ApiError(400, completion.error, code="form_failed")
         rest = self._text.finish()
@@ -205,9 +212,8 @@ class _LocalChoice:
             usage=usage,
             # A chat format may have stop strings of its own.
             stop=self._text.stop_string if self._text.stop_string in self._stop else None,
-            completion=_first(completion, count, reason),
         )
-        return [*rest, finished]
+        return rest, finished, _told(completion, count, reason)
 
 
 def spelled(
@@ -225,7 +231,7 @@ def spelled(
         place += len(decoder.decode(data))
 
 
-def _first(completion: Completion, count: int, reason: FinishReason) -> Completion:
+def _told(completion: Completion, count: int, reason: FinishReason) -> Completion:
     """The completion without the tokens that were drawn after its end."""
     return dataclasses.replace(
         completion,

@@ -8,6 +8,7 @@ one of the loaded models or upstreams: a name that a client makes up makes no se
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -51,20 +52,20 @@ class Metrics:
 
     def first_token(self, model: str, seconds: float) -> None:
         """A request's first token is there."""
-        self._first_token.labels(model).observe(seconds)
+        self._first_token(model).observe(seconds)
 
     def next_token(self, model: str, seconds: float) -> None:
         """A token after the first."""
-        self._between.labels(model).observe(seconds)
+        self._between(model).observe(seconds)
 
     def finished(self, model: str, reason: str, usage: Usage, *, seconds: float) -> None:
         """A choice has ended."""
-        self._request.labels(model).observe(seconds)
-        self._success.labels(model, reason).inc()
-        self._prompt.labels(model).inc(usage.prompt_tokens)
-        self._queries.labels(model).inc(usage.prompt_tokens)
-        self._hits.labels(model).inc(usage.cached_tokens)
-        self._generation.labels(model).inc(usage.completion_tokens)
+        self._request(model).observe(seconds)
+        self._success(model, reason).inc()
+        self._prompt(model).inc(usage.prompt_tokens)
+        self._queries(model).inc(usage.prompt_tokens)
+        self._hits(model).inc(usage.cached_tokens)
+        self._generation(model).inc(usage.completion_tokens)
 
     def refused(self, status: int) -> None:
         """A request was answered with an error status."""
@@ -74,11 +75,16 @@ class Metrics:
         """Everything in Prometheus' text format."""
         return generate_latest(self._registry)
 
-    def _histogram(self, name: str, doc: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"mohist:{name}", doc, ("model",), buckets=buckets, registry=self._registry)
+    # The library looks a series up under a lock and by strings made anew. That is too slow for every token.
 
-    def _counter(self, name: str, doc: str, *labels: str) -> Counter:
-        return Counter(f"mohist:{name}", doc, ("model", *labels), registry=self._registry)
+    def _histogram(self, name: str, doc: str, buckets: tuple[float, ...]) -> Callable[[str], Histogram]:
+        """A model's series."""
+        made = Histogram(f"mohist:{name}", doc, ("model",), buckets=buckets, registry=self._registry)
+        return cache(made.labels)
+
+    def _counter(self, name: str, doc: str, *labels: str) -> Callable[..., Counter]:
+        """The series of a model and of further labels."""
+        return cache(Counter(f"mohist:{name}", doc, ("model", *labels), registry=self._registry).labels)
 
 
 class _EngineCollector(Collector):

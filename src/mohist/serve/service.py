@@ -113,9 +113,11 @@ class Service:
             stack.callback(self.meter.leave, principal)
             ask = dataclasses.replace(ask, adapter=self.models.adapter(ask.model))
             backend = await stack.enter_async_context(self.models.lease(ask.model))
+            spent = _Spent(self.meter, ask.n, principal, request_id, arrived_s)
+            stack.callback(spent.abort)
             events = await stack.enter_async_context(aclosing(backend.answer(ask, salt=principal.salt)))
-            metered = self._metered(events, ask, principal, request_id, arrived_s)
-            async for event in await stack.enter_async_context(aclosing(metered)):
+            async for event in events:
+                spent.add(event)
                 yield event
 
     @asynccontextmanager
@@ -156,42 +158,47 @@ class Service:
         if not self._num_requests:
             self._idle.set()
 
-    async def _metered(
-        self,
-        events: AsyncGenerator[Event],
-        ask: Ask,
-        principal: Principal,
-        request_id: str,
-        arrived_s: float,
-    ) -> AsyncGenerator[Event]:
-        started: Started | None = None
-        # Choices that have not ended, with the tokens that they have cost as far as is known.
-        unfinished = dict.fromkeys(range(ask.n), 0)
-        last_s = None
 
-        def record(choice: int, usage: Usage, reason: str) -> None:
-            assert started is not None
-            del unfinished[choice]
-            seconds = time.monotonic() - arrived_s
-            self.meter.record(principal, request_id, started.model, usage, reason, seconds)
+class _Spent:
+    """What one request has cost so far, told to the meter."""
 
-        try:
-            async for event in events:
-                match event:
-                    case Started():
-                        started = event
-                    case Piece() | ToolCallPiece():
-                        assert started is not None
-                        now_s = time.monotonic()
-                        since_s = arrived_s if last_s is None else last_s
-                        self.meter.progress(started.model, now_s - since_s, first=last_s is None)
-                        last_s = now_s
-                        unfinished[event.choice] = event.num_tokens
-                    case Finished():
-                        record(event.choice, event.usage, event.reason)
-                yield event
-        finally:
-            if started is not None:
-                for choice, num_tokens in list(unfinished.items()):
-                    num_prompt = 0 if choice else started.prompt_tokens
-                    record(choice, Usage(prompt_tokens=num_prompt, completion_tokens=num_tokens), "abort")
+    def __init__(self, meter: Meter, n: int, principal: Principal, request_id: str, arrived_s: float) -> None:
+        self._meter, self._principal, self._request_id = meter, principal, request_id
+        self._arrived_s = arrived_s
+        self._last_s: float | None = None
+        """When the last text came."""
+        self._started: Started | None = None
+        self._unfinished = dict.fromkeys(range(n), 0)
+        """Choices that have not ended, with the tokens that they have cost as far as is known."""
+
+    def add(self, event: Event) -> None:
+        """The next event of the answer."""
+        match event:
+            case Piece() | ToolCallPiece():
+                self._progress()
+                self._unfinished[event.choice] = event.num_tokens
+            case Finished():
+                self._record(event.choice, event.usage, event.reason)
+            case Started():
+                self._started = event
+
+    def abort(self) -> None:
+        """No event follows: what has not ended never will."""
+        if self._started is not None:
+            for choice, num_tokens in list(self._unfinished.items()):
+                num_prompt = 0 if choice else self._started.prompt_tokens
+                usage = Usage(prompt_tokens=num_prompt, completion_tokens=num_tokens)
+                self._record(choice, usage, "abort")
+
+    def _progress(self) -> None:
+        assert self._started is not None
+        now_s, last_s = time.monotonic(), self._last_s
+        since_s = self._arrived_s if last_s is None else last_s
+        self._meter.progress(self._started.model, now_s - since_s, first=last_s is None)
+        self._last_s = now_s
+
+    def _record(self, choice: int, usage: Usage, reason: str) -> None:
+        assert self._started is not None
+        del self._unfinished[choice]
+        seconds = time.monotonic() - self._arrived_s
+        self._meter.record(self._principal, self._request_id, self._started.model, usage, reason, seconds)

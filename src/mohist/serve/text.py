@@ -91,18 +91,23 @@ class RawText:
         self._buffer += text
         self.length += len(text)
         start = self.length - len(self._buffer)
+        certain = self._certain(final=final) if self._stop else len(self._buffer)
+        shown, self._buffer = self._buffer[:certain], self._buffer[certain:]
+        return [Delta("content", shown, place=start)] if shown else []
+
+    def _certain(self, *, final: bool) -> int:
+        """How many characters no stop string takes away. What follows one is dropped."""
         found = [(place, stop) for stop in self._stop if (place := self._buffer.find(stop)) >= 0]
         certain = len(self._buffer) - (0 if final else self._held_back())
         if found and min(found)[0] < certain:
             self.stopped = True
             certain, self.stop_string = min(found)
             self._buffer = self._buffer[:certain]
-        shown, self._buffer = self._buffer[:certain], self._buffer[certain:]
-        return [Delta("content", shown, place=start)] if shown else []
+        return certain
 
     def _held_back(self) -> int:
         """How many characters at the end may begin a stop string."""
-        longest = min(len(self._buffer), max(map(len, self._stop), default=1) - 1)
+        longest = min(len(self._buffer), max(map(len, self._stop)) - 1)
         ends = range(longest, 0, -1)
         return next((n for n in ends if any(stop.startswith(self._buffer[-n:]) for stop in self._stop)), 0)
 
@@ -173,7 +178,8 @@ class ChoiceText:
     def _event(self, delta: Delta) -> Piece | ToolCallPiece:
         if delta.kind == "tool_call":
             return self._call(delta)
-        tokens = tuple(self._tokens_until(delta.place, delta.place + len(delta.text)))
+        until = delta.place + len(delta.text)
+        tokens = tuple(self._tokens_until(delta.place, until)) if self._with_tokens else ()
         return Piece(
             choice=self._choice,
             kind=delta.kind,

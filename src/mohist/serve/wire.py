@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
+from pydantic_core import PydanticSerializationError, to_json
 from starlette.types import Receive
 
 __all__ = ["ClientLeft", "JsonReply", "disconnected", "json_bytes", "unless_client_leaves"]
@@ -19,8 +20,15 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(","
 
 
 def json_bytes(value: Any) -> bytes:
-    """`value` as JSON in UTF-8. Half a surrogate pair, which models and clients can write, becomes `?`."""
-    return _ENCODER.encode(value).encode("utf-8", "replace")
+    """`value` as JSON in UTF-8. JSON has no infinity: it becomes null.
+
+    Half a surrogate pair, which models and clients can write, becomes `?`.
+    """
+    try:
+        return to_json(value, inf_nan_mode="null")
+    except PydanticSerializationError:
+        # It refuses the half pair; otherwise both write the same, and this one in a fifth of the time.
+        return _ENCODER.encode(value).encode("utf-8", "replace")
 
 
 class JsonReply(JSONResponse):

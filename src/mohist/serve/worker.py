@@ -42,7 +42,8 @@ class Job:
         self._worker = worker
         self._loop = loop
         self._events: deque[tuple[int, Event] | Exception] = deque()
-        self._ready = asyncio.Event()
+        self._arrival: asyncio.Future[None] | None = None
+        """Of the next events, if somebody waits for them."""
         self._num_left = 0
         self.ids: list[int] = []
         """Of the engine; set and read on the worker's thread."""
@@ -54,8 +55,8 @@ class Job:
         while not self._events:
             if not self._num_left:
                 raise StopAsyncIteration
-            self._ready.clear()
-            await self._ready.wait()
+            self._arrival = self._loop.create_future()
+            await self._arrival
         event = self._events.popleft()
         if isinstance(event, Exception):
             self._num_left = 0
@@ -81,7 +82,8 @@ class Job:
     def put(self, events: list[tuple[int, Event] | Exception]) -> None:
         """Take events over, on the loop's thread."""
         self._events += events
-        self._ready.set()
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

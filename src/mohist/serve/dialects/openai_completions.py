@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Sequence
 
 from fastapi import APIRouter, Request, Response
 
-from mohist.serve.answer import Answer, Choice, Event, Started
+from mohist.serve.answer import Answer, Choice, Event, Started, start
 from mohist.serve.ask import Ask
 from mohist.serve.errors import invalid, unavailable
 from mohist.serve.merge import merged
@@ -37,7 +38,8 @@ def routes(service: Service) -> APIRouter:
         check_completion(body, service.limits)
         asks = asks_of(body, service)
         streams = [service.answer(ask, principal(request), request_id(request)) for ask in asks]
-        started, events = await unless_client_leaves(request, begin(merged(streams), len(asks)))
+        started = await unless_client_leaves(request, begin(streams))
+        events = merged(streams)
         headers = ignored_header(body, *started[0].ignored)
         n = asks[0].n
         with_logprobs = body.logprobs is not None
@@ -93,29 +95,19 @@ def prompts_of(body: CompletionBody) -> list[str | tuple[int, ...]]:
     return [tuple(item) if isinstance(item, list) else item for item in prompt if not isinstance(item, int)]
 
 
-async def begin(
-    events: AsyncGenerator[tuple[int, Event]], count: int
-) -> tuple[list[Started], AsyncGenerator[tuple[int, Event]]]:
-    """The first event of every answer, and all the others. What is wrong with a prompt is raised here."""
-    started: dict[int, Started] = {}
-    early: list[tuple[int, Event]] = []
-    while len(started) < count:
-        index, event = await anext(events)
-        if isinstance(event, Started):
-            started[index] = event
-        else:
-            early.append((index, event))
-
-    async def others() -> AsyncGenerator[tuple[int, Event]]:
-        try:
-            for pair in early:
-                yield pair
-            async for pair in events:
-                yield pair
-        finally:
-            await events.aclose()
-
-    return [started[i] for i in range(count)], others()
+async def begin(streams: Sequence[AsyncGenerator[Event]]) -> list[Started]:
+    """The first event of every answer. What is wrong with a prompt is raised here, and ends all."""
+    started = []
+    try:
+        for one in await asyncio.gather(*map(start, streams), return_exceptions=True):
+            if isinstance(one, BaseException):
+                raise one
+            started.append(one)
+        return started
+    except BaseException:
+        for stream in streams:
+            await stream.aclose()
+        raise
 
 
 async def answers_of(
