@@ -222,6 +222,20 @@ def test_a_file_that_changes_is_noticed(tiny_gguf: Path) -> None:
         checkpoint.read("token_embd.weight")
 
 
+def test_memory_of_a_tensor_that_is_gone_is_used_for_the_next(tmp_path: Path) -> None:
+    values = {name: torch.full((64, 512), float(i)) for i, name in enumerate("abc")}
+    write_gguf(tmp_path / "x.gguf", {}, [RawTensor.plain(name, value) for name, value in values.items()])
+    checkpoint = GgufCheckpoint(tmp_path / "x.gguf")
+    places = set()
+    for name in values:
+        raw = checkpoint.read(name)
+        places.add(raw.data.data_ptr())
+        del raw
+    assert len(places) == 1
+    kept = [checkpoint.read(name) for name in values]
+    assert all(torch.equal(raw.data, values[raw.info.name]) for raw in kept)
+
+
 def test_an_unknown_name_is_an_error(tiny_gguf: Path) -> None:
     with pytest.raises(WeightsError, match="holds no tensor 'nope'"):
         GgufCheckpoint(tiny_gguf).read("nope")

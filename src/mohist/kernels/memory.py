@@ -24,7 +24,6 @@ _LINE = 64
 _SLAB_BYTES = 32 << 20
 _LARGE_PAGE = 2 << 20
 _SMALL_BYTES = 1 << 20
-"""PyTorch's own memory serves tensors below this."""
 
 
 def zero_pages(num_bytes: int) -> Tensor:
@@ -77,7 +76,9 @@ class Recycler:
     share it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, least_bytes: int = _SMALL_BYTES) -> None:
+        """PyTorch's own memory serves tensors below `least_bytes`."""
+        self._least_bytes = least_bytes
         self._lock = threading.Lock()
         self._free: list[mmap.mmap] = []
         self._returned: deque[mmap.mmap] = deque()
@@ -87,7 +88,7 @@ class Recycler:
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """A tensor with arbitrary contents."""
         count = math.prod(shape)
-        if count * dtype.itemsize < _SMALL_BYTES:
+        if count * dtype.itemsize < self._least_bytes:
             return torch.empty(shape, dtype=dtype)
         buffer = self._take(count * dtype.itemsize)
         view = memoryview(buffer)

@@ -16,9 +16,21 @@ from typing import NamedTuple
 import torch
 
 from mohist.errors import WeightsError
+from mohist.kernels.memory import Recycler, zero_pages
 from mohist.weights.files import WeightFile
 
-__all__ = ["Format", "Packed", "RawTensor", "TensorInfo", "bytes_per_row"]
+__all__ = ["Format", "Packed", "RawTensor", "TensorInfo", "bytes_per_row", "read_buffers"]
+
+_SMALL_BYTES, _LARGE_BYTES = 1 << 16, 8 << 20
+
+
+def read_buffers() -> Recycler:
+    """Memory for the tensors of a checkpoint, of which most are gone when the next one is read.
+
+    The heap, PyTorch's own, would grow by up to a fifth of the model: small things settle where a tensor was,
+    and the next one does not fit there any more. Large tensors give their memory back to the system.
+    """
+    return Recycler(_SMALL_BYTES)
 
 
 class Format(enum.StrEnum):
@@ -152,9 +164,10 @@ class RawTensor:
         return cls(TensorInfo(name, formats[tensor.dtype], tuple(tensor.shape)), tensor.detach())
 
     @classmethod
-    def read(cls, file: WeightFile, info: TensorInfo, offset: int) -> RawTensor:
-        """The tensor whose bytes begin at `offset` of a file, in fresh memory."""
-        buffer = torch.empty(info.num_bytes, dtype=torch.uint8)
+    def read(cls, file: WeightFile, info: TensorInfo, offset: int, buffers: Recycler) -> RawTensor:
+        """The tensor whose bytes begin at `offset` of a file, in memory that no other tensor uses."""
+        large = info.num_bytes >= _LARGE_BYTES
+        buffer = zero_pages(info.num_bytes) if large else buffers.empty(info.num_bytes, dtype=torch.uint8)
         file.read_into(memoryview(buffer.numpy()), offset)
         return cls(info, buffer.view(info.format.dtype).view(_raw_shape(info)))
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from mohist.errors import WeightsError
 from mohist.weights.files import WeightFile
-from mohist.weights.formats import Format, RawTensor, TensorInfo
+from mohist.weights.formats import Format, RawTensor, TensorInfo, read_buffers
 
 __all__ = ["GgufCheckpoint"]
 
@@ -82,6 +82,7 @@ class GgufCheckpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = WeightFile.of(path)
+        self._buffers = read_buffers()
         with self._file.open() as file:
             head = _Head(file, self._file)
             num_tensors, num_pairs = head.counts()
@@ -97,7 +98,7 @@ class GgufCheckpoint:
         """One tensor, read into fresh memory. Raises WeightsError when there is none of that name."""
         if name not in self.tensors:
             raise WeightsError(f"{self.path}: holds no tensor {name!r}")
-        return RawTensor.read(self._file, self.tensors[name], self._offsets[name])
+        return RawTensor.read(self._file, self.tensors[name], self._offsets[name], self._buffers)
 
 
 class _Head:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from mohist.errors import WeightsError
 from mohist.weights.files import WeightFile, read_json
-from mohist.weights.formats import Format, RawTensor, TensorInfo
+from mohist.weights.formats import Format, RawTensor, TensorInfo, read_buffers
 from mohist.weights.packed import find_packed
 
 __all__ = ["SafetensorsCheckpoint"]
@@ -67,6 +67,7 @@ class SafetensorsCheckpoint:
         self.path = path
         self.config: dict[str, Any] = read_json(path / CONFIG_NAME, max_bytes=_MAX_CONFIG_BYTES)
         self._stored: dict[str, _Stored] = {}
+        self._buffers = read_buffers()
         for shard, names in _shards(path):
             self._add(shard, names)
         stored = {name: info for name, (info, _, _) in self._stored.items()}
@@ -87,7 +88,7 @@ class SafetensorsCheckpoint:
     def _read(self, name: str) -> RawTensor:
         """A tensor as it is stored."""
         info, file, offset = self._stored[name]
-        return RawTensor.read(file, info, offset)
+        return RawTensor.read(file, info, offset, self._buffers)
 
     def _add(self, shard: Path, names: set[str] | None) -> None:
         file = WeightFile.of(shard)
