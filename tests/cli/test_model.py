@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,6 +36,29 @@ def test_a_stream_and_a_batch_give_the_same_answer(llm: LLM) -> None:
     assert cost.completion_tokens == sum(len(answer.completion.tokens) for answer in answers)
     assert cost.prompt_tokens == 3 * len(prompt)
     assert cost.flops > 0
+
+
+FIRST_TOKEN = """
+import contextlib, gc, io, sys
+from mohist.cli.main import main
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    status = main(["generate", sys.argv[1], "Hello", "--max-tokens", "1"])
+print(status, gc.isenabled(), gc.get_stats()[2]["collections"])
+print(*{name.partition(".")[0] for name in sys.modules})
+print(*{name.split(".")[1] for name in sys.modules if name.startswith("mohist.")})
+"""
+
+
+def test_the_way_to_the_first_token_is_short(tiny_model: Path) -> None:
+    """Nothing is imported that it does not need, and nobody looks for garbage on it."""
+    command = [sys.executable, "-c", FIRST_TOKEN, str(tiny_model)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    outcome, packages, parts = (line.split() for line in run.stdout.splitlines())
+    assert outcome == ["0", "True", "0"]
+    assert not {"transformers", "huggingface_hub", "fastapi", "starlette", "pydantic", "sqlalchemy"} & {
+        *packages
+    }
+    assert not {"train", "serve", "recipes", "rollout", "evaluate", "tasks", "data"} & {*parts}
 
 
 def test_a_reply_can_be_stopped(llm: LLM) -> None:
