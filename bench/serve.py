@@ -47,20 +47,23 @@ class Answered(NamedTuple):
 
 
 def run(files: dict[str, str], threads: int, repeats: int) -> Report:
-    """All three with every number of clients."""
+    """All three with every number of clients; Mohist twice as often, for a ratio that is near its goal."""
     firsts: dict[str, list[float]] = {}
     with ExitStack() as stack:
         url, process = stack.enter_context(mohist_server(files["q4_1"], threads))
         their_url, their_process = stack.enter_context(llama_server(files["q4_1"], threads))
         pids = (process.pid, their_process.pid)
         texts = Texts(files["q4_1"], threads)
-        runs: dict[str, Run] = {}
+        ours: dict[str, Run] = {}
+        theirs: dict[str, Run] = {}
         for clients in CLIENTS:
-            for name, where in ((OURS, url), (THEIRS, their_url)):
+            for runs, name, where in ((ours, OURS, url), (theirs, THEIRS, their_url)):
                 label = label_of(name, clients)
                 runs[label] = partial(rate, where, texts, clients, firsts.setdefault(label, []))
-            runs[label_of(BARE, clients)] = partial(texts.engine_rate, clients)
-        series = alternate(runs, repeats, lambda: Ticks.now(*pids), tries=2)
+            ours[label_of(BARE, clients)] = partial(texts.engine_rate, clients)
+        # Server and engine are close and soon done; of llama.cpp's, a round takes a minute.
+        series = alternate(ours, 2 * repeats, lambda: Ticks.now(*pids), tries=2)
+        series |= alternate(theirs, repeats, lambda: Ticks.now(*pids), tries=1)
     return Report(
         title=f"Through HTTP, {threads} thread{'s' * (threads > 1)}",
         tables=[speeds(series, firsts)],
@@ -69,7 +72,7 @@ def run(files: dict[str, str], threads: int, repeats: int) -> Report:
             f"SmolLM2 Q4_1. Every client streams {NEW_TOKENS} greedy tokens after a prompt of "
             f"{PROMPT_TOKENS}; tokens per second are those of all clients, prompts included in the time.",
             "llama.cpp's server is that of llama-cpp-python, which answers one request after the other. "
-            'Mohist\'s server and engine both guess from the text (`speculate = "lookup"`), its default.',
+            'Mohist guesses no tokens (`speculate = "off"`): how many come true differs from text to text.',
         ],
         data={**series, "first_token_s": firsts},
     )
@@ -86,7 +89,8 @@ def goals(series: dict[str, Series]) -> list[Goal]:
         ours = series[label_of(OURS, clients)]
         bare, theirs = series[label_of(BARE, clients)], series[label_of(THEIRS, clients)]
         found.append(ratio_goal(f"{label_of(OURS, clients)} / engine", ours, bare, 0.9))
-        found.append(ratio_goal(f"{label_of(OURS, clients)} / llama.cpp's", ours, theirs, 1.0))
+        some = Series(ours.name, ours.values[: len(theirs.values)])
+        found.append(ratio_goal(f"{label_of(OURS, clients)} / llama.cpp's", some, theirs, 1.0))
     return found
 
 
