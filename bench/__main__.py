@@ -110,9 +110,8 @@ def measured(names: set[str], threads: list[int], repeats: int | None) -> Iterat
     if not names:
         return
     files = prepared_files()
-    if "mtp" in names and "quickstart" not in files:
-        progress("mtp: left out, there is no model in runs/quickstart (make quickstart)")
-        names = names - {"mtp"}
+    if "mtp" in names:
+        files |= prepared_files("bench.mtp_files")
     for name, module in COMMANDS.items():
         if name in names:  # before any worker holds memory
             yield watched(name, partial(module.run, files, repeats or module.REPEATS))
@@ -125,8 +124,8 @@ def measured(names: set[str], threads: list[int], repeats: int | None) -> Iterat
     with Crew(files) as crew:
         if "contention" in names:
             yield watched("contention", partial(contention.run, crew, repeats or contention.REPEATS), crew)
-        if "agreement" in names:
-            yield watched("agreement", partial(agreement.run, crew, max(threads)), crew)
+    if "agreement" in names:
+        yield watched("agreement", partial(agreement.run, files, max(threads)))
     if "serve" in names:
         for num_threads in threads:
             work = partial(serve.run, files, num_threads, repeats or serve.REPEATS)
@@ -134,9 +133,10 @@ def measured(names: set[str], threads: list[int], repeats: int | None) -> Iterat
 
 
 def k_quants(threads: list[int], repeats: int | None) -> Iterator[Report]:
-    """Memory, then speed for every number of threads."""
+    """Memory and loading, then speed for every number of threads."""
     files = prepared_files("bench.k_files")
     yield watched("kquants, memory", partial(kquants.memory, files, repeats or 1))
+    yield watched("kquants, startup", partial(kquants.startup, files, repeats or kquants.REPEATS))
     for num_threads in threads:
         with Crew(files) as crew:
             work = partial(kquants.run, crew, num_threads, repeats or kquants.REPEATS)

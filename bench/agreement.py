@@ -2,7 +2,7 @@
 
 Two engines that round differently part where two tokens are nearly equally likely, and nowhere else. So where
 two answers part, the gap between the two tokens is shown, in nats: by our logprobs, by the peer's, and, for
-quantised weights, by the same model in float32, which rounds next to nothing. What rounding does is measured
+quantised weights, by their values in float32, which rounds next to nothing. What rounding does is measured
 beside it: how far the logprobs of two engines are apart as long as they read the same text. A near tie is a
 gap below the distance that 99 % of these stay under.
 """
@@ -16,16 +16,19 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from bench.kquants import FORMATS as K_FORMATS
 from bench.measure import progress
 from bench.prompts import QUESTIONS
 from bench.report import Report, table
-from bench.workers import Crew, Worker
+from bench.workers import AS_F32, Crew, Worker
 
 if TYPE_CHECKING:
     from bench.peers import Step
 
-__all__ = ["Comparison", "compare", "gap", "run"]
+__all__ = ["FORMATS", "Comparison", "compare", "gap", "run"]
 
+FORMATS = ("q4_1", *K_FORMATS)
+"""Of SmolLM2's quantised files. Its rows are no whole super-blocks, so K-quants are mixtures there."""
 NEW_TOKENS = 48
 LIKELIEST = 8
 """Tokens at a position whose logprobs are compared."""
@@ -67,53 +70,81 @@ def gap(step: Step, token: int, other: int) -> float:
     return logprobs.get(token, -math.inf) - logprobs[other] if other in logprobs else math.inf
 
 
-def run(crew: Crew, threads: int) -> Report:
-    """Mohist beside llama.cpp on the Q4_1 file, and beside transformers in float32."""
-    exact = crew.worker("Mohist", "f32", threads)
-    prompts = [exact.call("render", question) for question in QUESTIONS]
-    stop = exact.call("stop_tokens")
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Our answers to all questions beside a peer's."""
 
-    def answers(engine: str, format: str) -> list[list[Step]]:
-        progress(f"  answers of {engine}, {format}")
-        worker = crew.worker(engine, format, threads)
-        return [worker.call("greedy", prompt, NEW_TOKENS) for prompt in prompts]
+    name: str
+    found: list[Comparison]
+    exact_gaps: list[float]
+    """Where two answers part: the gap between the two tokens by our weights in float32."""
+    others: dict[str, list[Comparison]]
+    """What else is compared: only how far the logprobs are apart is said of it."""
 
-    def compared(some: list[list[Step]], others: list[list[Step]]) -> list[Comparison]:
-        return [compare(a, b, stop) for a, b in zip(some, others, strict=True)]
 
-    reference, ours = answers("Mohist", "f32"), answers("Mohist", "q4_1")
-    llama, transformers = answers("llama.cpp", "q4_1"), answers("transformers", "f32")
-    quantised, plain = compared(ours, llama), compared(reference, transformers)
-    exact_gaps = [
-        exact_gap(exact, prompt, mine, other, one)
-        for prompt, mine, other, one in zip(prompts, ours, llama, quantised, strict=True)
-    ]
+def run(files: dict[str, str], threads: int) -> Report:
+    """Mohist beside llama.cpp on quantised files, and beside transformers in float32."""
+    with Crew(files) as crew:
+        exact = crew.worker("Mohist", "f32", threads)
+        asked = Asked([exact.call("render", question) for question in QUESTIONS], exact.call("stop_tokens"))
+        pairs = [asked.dense(exact, crew.worker("transformers", "f32", threads))]
+    for format in FORMATS:
+        with Crew(files) as crew:
+            engines = ("Mohist", format), ("llama.cpp", format), ("Mohist", format + AS_F32)
+            pairs.append(asked.quantised(*(crew.worker(*engine, threads) for engine in engines)))
+    tables = [agreement_table(pair.name, pair.found, pair.exact_gaps) for pair in pairs]
+    compared: dict[str, list[Comparison]] = {}
+    for pair in pairs:
+        compared |= {pair.name: pair.found} | pair.others
     return Report(
         title=f"Greedy answers of {NEW_TOKENS} tokens to {len(QUESTIONS)} questions",
-        tables=[
-            agreement_table("Mohist Q4_1 beside llama.cpp Q4_1", quantised, exact_gaps),
-            agreement_table("Mohist f32 beside transformers f32", plain, [one.gap for one in plain]),
-            distance_table(
-                {
-                    "Mohist Q4_1, llama.cpp Q4_1": quantised,
-                    "Mohist Q4_1, Mohist f32": compared(ours, reference),
-                    "llama.cpp Q4_1, Mohist f32": compared(llama, reference),
-                    "Mohist f32, transformers f32": plain,
-                }
-            ),
-        ],
+        tables=[*tables, distance_table(compared)],
         notes=[
-            f"Q4_1: {summary(quantised)}",
-            f"f32: {summary(plain)}",
+            *(f"{pair.name}: {summary(pair.found)}" for pair in pairs),
             f"Distances: of the logprobs of the {LIKELIEST} likeliest tokens, on text that both read.",
         ],
         data={
-            "Q4_1": list(map(as_row, quantised)),
-            "exact_gaps": exact_gaps,
-            "f32": list(map(as_row, plain)),
+            pair.name: {"answers": list(map(as_row, pair.found)), "exact_gaps": pair.exact_gaps}
+            for pair in pairs
         },
-        failed=num_wide(quantised) + num_wide(plain) > 0,
+        failed=any(num_wide(pair.found) for pair in pairs),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The questions as prompts, and what ends an answer."""
+
+    prompts: list[list[int]]
+    stop_tokens: tuple[int, ...]
+
+    def dense(self, exact: Worker, peer: Worker) -> Pair:
+        """Two engines in float32."""
+        found = self._compared(self._answers(exact), self._answers(peer))
+        return Pair(beside(exact, peer), found, [one.gap for one in found], {})
+
+    def quantised(self, ours: Worker, peer: Worker, exact: Worker) -> Pair:
+        """Two engines on one quantised file; `exact` has its values in float32."""
+        mine, theirs, reference = map(self._answers, (ours, peer, exact))
+        found = self._compared(mine, theirs)
+        gaps = [exact_gap(exact, *answers) for answers in zip(self.prompts, mine, theirs, found, strict=True)]
+        others = {
+            beside(ours, exact): self._compared(mine, reference),
+            beside(peer, exact): self._compared(theirs, reference),
+        }
+        return Pair(beside(ours, peer), found, gaps, others)
+
+    def _answers(self, worker: Worker) -> list[list[Step]]:
+        progress(f"  answers of {worker.spec.name}")
+        return [worker.call("greedy", prompt, NEW_TOKENS) for prompt in self.prompts]
+
+    def _compared(self, some: list[list[Step]], others: list[list[Step]]) -> list[Comparison]:
+        return [compare(a, b, self.stop_tokens) for a, b in zip(some, others, strict=True)]
+
+
+def beside(one: Worker, other: Worker) -> str:
+    """The names of two engines."""
+    return f"{one.spec.name} beside {other.spec.name}"
 
 
 def exact_gap(

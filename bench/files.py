@@ -1,14 +1,17 @@
 """The same weights for every peer: `python -m bench.files` writes what is missing, prints the paths as JSON.
 
 SmolLM2's Q4_1 file is where all others come from. Its values, dequantised, are the float32 model; those
-values, quantised again, are the Q8_0 model. Metadata is copied, so tokenizer and architecture stay the same.
+values, quantised again, are the Q8_0 model and, by llama.cpp, those in K-quants. Metadata is copied, so
+tokenizer and architecture stay the same.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+from bench.kquants import FORMATS
 from bench.measure import progress
 from mohist.kernels import load_ops
 from mohist.model.load import load_decoder
@@ -27,19 +30,27 @@ FILE_TYPES = {Format.F32: 0, Format.Q8_0: 7}
 
 
 def main() -> None:
-    """Print {"q4_1": path, "q8_0": path, "f32": path, "hf": folder}, and "quickstart" where it is."""
+    """Print {"q4_1": path, "q8_0": path, "q4_k_m": path, ..., "hf": folder}, "quickstart" where it is."""
     source = resolve(SOURCE)
     source = source if source.is_file() else next(source.glob("*.gguf"))
     paths = {"q4_1": source, "hf": hf_folder(source)}
     paths |= {str(format): gguf_file(source, format) for format in FILE_TYPES}
+    paths |= {
+        format: quantised(paths["f32"], folder() / f"smollm2-{format}.gguf", format) for format in FORMATS
+    }
     if QUICKSTART.is_dir():
         paths["quickstart"] = QUICKSTART
     print(json.dumps({name: str(path) for name, path in paths.items()}))
 
 
+def folder() -> Path:
+    """Where the files are."""
+    return cache_folder() / "bench"
+
+
 def gguf_file(source: Path, format: Format) -> Path:
     """The model in another format."""
-    path = cache_folder() / "bench" / f"smollm2-{format}.gguf"
+    path = folder() / f"smollm2-{format}.gguf"
     if path.is_file():
         return path
     progress(f"writing {path}")
@@ -60,13 +71,30 @@ def converted(raw: RawTensor, format: Format) -> RawTensor:
     )
 
 
+def quantised(source: Path, target: Path, format: str) -> Path:
+    """`target`: a float32 file as `llama-quantize` turns it into "q8_0", "q4_k_m", ..."""
+    if target.is_file():
+        return target
+    import llama_cpp
+
+    progress(f"writing {target}")
+    api: Any = llama_cpp
+    params = api.llama_model_quantize_default_params()
+    params.ftype = getattr(api, f"LLAMA_FTYPE_MOSTLY_{format.upper()}")
+    partial = target.with_suffix(".partial")
+    status = api.llama_model_quantize(str(source).encode(), str(partial).encode(), params)
+    if status:
+        raise SystemExit(f"bench: llama_model_quantize returned {status}")
+    return partial.rename(target)
+
+
 def hf_folder(source: Path) -> Path:
     """The model as transformers reads it, in float32."""
-    folder = cache_folder() / "bench" / "smollm2-f32"
-    if not (folder / "model.safetensors").is_file():
-        progress(f"writing {folder}")
-        save_decoder(load_decoder(open_checkpoint(source), load_ops(), quantize="f32"), folder, format="f32")
-    return folder
+    target = folder() / "smollm2-f32"
+    if not (target / "model.safetensors").is_file():
+        progress(f"writing {target}")
+        save_decoder(load_decoder(open_checkpoint(source), load_ops(), quantize="f32"), target, format="f32")
+    return target
 
 
 if __name__ == "__main__":

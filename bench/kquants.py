@@ -8,19 +8,21 @@ from __future__ import annotations
 from functools import partial
 
 from bench import decode, prefill
-from bench.commands import generate, outcome
+from bench.commands import IMPORT_TORCH, generate, outcome
 from bench.machine import Ticks
 from bench.measure import Run, alternate, ratio_goal
 from bench.probes import MEMORY, probed, range_of, share
-from bench.report import Report, series_table
+from bench.report import Report, number, series_table
 from bench.work import DECODE_TOKENS, PREFILL_TOKENS, PROMPT_TOKENS
-from bench.workers import Crew, format_name
+from bench.workers import AS_F32, Crew, format_name
 
-__all__ = ["FORMATS", "REPEATS", "memory", "run"]
+__all__ = ["FORMATS", "REPEATS", "STORED", "memory", "run", "startup"]
 
 FORMATS = ("q4_k_m", "q5_k_m", "q6_k")
 """What llama.cpp is asked for: the first two mix formats."""
-REPEATS = 5
+STORED = ("q8_0", *FORMATS)
+"""Every quantised file: what takes Q8_0's blocks apart is known to be cheap."""
+REPEATS = 3
 NEW_TOKENS = 40
 
 
@@ -68,14 +70,33 @@ def memory(files: dict[str, str], repeats: int) -> Report:
     runs: dict[str, Run] = {}
     for format in FORMATS:
         command = generate(files[format], NEW_TOKENS)
-        runs[f"{format_name(format)} as stored"] = partial(peak, command)
-        runs[f"{format_name(format)} as f32"] = partial(peak, [*command, "--quantize", "f32"])
+        runs[format_name(format)] = partial(peak, command)
+        runs[format_name(format + AS_F32)] = partial(peak, [*command, "--quantize", "f32"])
     series = alternate(runs, repeats, Ticks.now, warm_up=False, tries=1)
     return Report(
         title="K-quants, peak memory of one answer",
         tables=[series_table("", series.values(), "MB")],
         data=dict(series),
     )
+
+
+def startup(files: dict[str, str], repeats: int) -> Report:
+    """From the command to the first token, most of which is loading."""
+    runs: dict[str, Run] = {"import torch": partial(first_output, IMPORT_TORCH)}
+    runs |= {format_name(format): partial(first_output, generate(files[format], 1)) for format in STORED}
+    found = alternate(runs, repeats, Ticks.now, tries=1)
+    torch = found["import torch"]
+    beyond = {name: number(one.minus(torch, name).median) for name, one in found.items() if one is not torch}
+    return Report(
+        title="K-quants, from the command to the first token",
+        tables=[series_table("", found.values(), "s", ("beyond import torch", beyond))],
+        data=dict(found),
+    )
+
+
+def first_output(command: list[str], seed: int) -> float:
+    """Seconds until a command writes something."""
+    return outcome(command).first_output_s
 
 
 def peak(command: list[str], seed: int) -> float:

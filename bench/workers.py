@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,15 +19,17 @@ from bench.machine import Ticks
 from bench.measure import progress
 from bench.rl_work import WORKLOADS
 
-__all__ = ["Crew", "Spec", "Worker", "format_name", "prepared_files"]
+__all__ = ["AS_F32", "Crew", "Spec", "Worker", "format_name", "prepared_files"]
 
 REST_S = 0.1
 """Pause before every run, in which the last one's threads find that there is nothing more to do."""
+AS_F32 = " as f32"
+"""After a format: the file's values, dequantised when it is loaded."""
 
 
 def format_name(format: str) -> str:
-    """A format as people write it: Q4_1, f32."""
-    return format.upper() if format.startswith("q") else format
+    """A format as people write it: Q4_1, f32, Q4_K_M as f32."""
+    return re.sub(r"\bq\d\w*", lambda found: found[0].upper(), format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,10 @@ class Crew:
             worker.close()
         self._workers.clear()
 
+    def has(self, format: str) -> bool:
+        """Whether there are such weights."""
+        return format in self._files
+
     def worker(self, engine: str, format: str, threads: int) -> Worker:
         """The process of a peer."""
         spec = Spec(engine, format, threads)
@@ -133,6 +140,8 @@ def load(spec: Spec, files: dict[str, str]) -> Any:
         speculate = f"{how}:{files[draft]}" if colon else how or "off"
         if spec.format == "bf16":
             return Mohist(files["f32"], spec.threads, "bf16", speculate)
+        if spec.format.endswith(AS_F32):
+            return Mohist(files[spec.format.removesuffix(AS_F32)], spec.threads, "f32", speculate)
         return Mohist(files[spec.format], spec.threads, None, speculate)
     if spec.engine == "llama.cpp":
         return LlamaCpp(files[spec.format], spec.threads)
