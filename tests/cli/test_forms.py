@@ -122,7 +122,7 @@ def test_the_command_line(tiny_model: Path, tmp_path: Path, capsys: pytest.Captu
     assert main([*words, "--regex", "ab"]) == 2
     assert "1 of 1 answers failed: no token may come next" in capsys.readouterr().err
     assert main([*words, "--json-schema", str(tmp_path / "none.json")]) == 2
-    assert "not a JSON file" in capsys.readouterr().err
+    assert "none.json: cannot be read: No such file" in capsys.readouterr().err
     schema.write_text('{"bogus": 1}')
     assert main([*words, "--json-schema", str(schema)]) == 2
     assert "the keyword 'bogus' is not supported" in capsys.readouterr().err

@@ -53,6 +53,9 @@ def test_every_verb_explains_itself_with_examples(verb: str, capsys: pytest.Capt
         (["pull", "/no/such/folder"], "'/no/such/folder': no such file or folder"),
         (["generate", "a", "b", "c"], "quote the prompt"),
         (["generate", "hi", "--num-samples", "0"], "--num-samples 0: at least 1"),
+        (["generate", "hi", "--top-logprobs", "3"], "--top-logprobs 3: text has no place for"),
+        (["generate", "hi", "--json-schema", "no.json"], "no.json: cannot be read: No such file"),
+        (["replay", "no.json"], "no.json: cannot be read: No such file"),
         (["generate", "hi", "--raw", "--system", "x"], "--raw uses no chat template"),
     ],
 )

@@ -12,6 +12,8 @@ import pytest
 
 from mohist import LLM, Message, MohistError, SamplingParams
 from mohist.cli.main import main
+from mohist.errors import ConfigError
+from mohist.train.models import training_ops
 
 HELLO = [Message(role="user", content="Hello 你好")]
 
@@ -59,6 +61,14 @@ def test_the_way_to_the_first_token_is_short(tiny_model: Path) -> None:
         *packages
     }
     assert not {"train", "serve", "recipes", "rollout", "evaluate", "tasks", "data"} & {*parts}
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_fewer_than_one_thread_is_a_mistake(tiny_model: Path, threads: int) -> None:
+    with pytest.raises(ConfigError, match=f"threads = {threads}: it must be at least 1"):
+        LLM.load(str(tiny_model), threads=threads)
+    with pytest.raises(ConfigError, match=f"threads = {threads}: it must be at least 1"):
+        training_ops(threads)
 
 
 def test_a_reply_can_be_stopped(llm: LLM) -> None:

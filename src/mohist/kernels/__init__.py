@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mohist.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
 
@@ -19,7 +21,10 @@ def load_ops(*, threads: int | None = None, device: str | torch.device = "cpu") 
     """The ops for a device: the C++ kernels on a CPU where they were built, else their PyTorch twin.
 
     `threads` defaults to the physical cores that this process may use; the twin leaves threads to PyTorch.
+    Raises ConfigError for fewer than one thread.
     """
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads = {threads}: it must be at least 1; left out, it is the physical cores")
     import torch
 
     from mohist.kernels.abi import library_path

@@ -51,9 +51,10 @@ class TrainedModel:
 
 def training_ops(threads: int | None) -> TrainingOps:
     """Ops that record gradients, on so many threads (default: the physical cores); PyTorch's likewise."""
+    ops = load_ops(threads=threads)
     if threads is not None:
         torch.set_num_threads(threads)
-    return TrainingOps(load_ops(threads=threads))
+    return TrainingOps(ops)
 
 
 def load_model(

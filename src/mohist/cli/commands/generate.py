@@ -27,6 +27,7 @@ EXAMPLES = """\
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
+    parser.usage = f"{parser.prog} [MODEL] PROMPT [options]"
     parser.add_argument(
         "words",
         metavar="[MODEL] PROMPT",
@@ -61,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             "--raw uses no chat template, so --system and --think have no place: drop one of them"
         )
+    if args.top_logprobs is not None and not args.json:
+        raise ConfigError(f"--top-logprobs {args.top_logprobs}: text has no place for them; add --json")
     if args.num_samples < 1:
         raise ConfigError(f"--num-samples {args.num_samples}: at least 1")
     *model, prompt = args.words

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from mohist.cli import options
 from mohist.cli.terminal import Status
 from mohist.errors import RequestError
 
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="SOURCE", help="where the weights are here (default: where the receipt had them)"
     )
-    parser.add_argument("--quantize", metavar="FORMAT", help="as the model was loaded: q8_0, q4_0 or q4_1")
+    parser.add_argument("--quantize", choices=options.QUANTIZED, help="as the model was loaded")
     parser.add_argument("--adapter", metavar="DIR", type=Path, help="where the receipt's adapter is here")
     parser.add_argument("--threads", metavar="N", type=int, help="changes no bit; default: physical cores")
 
@@ -34,11 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from mohist.llm import LLM
     from mohist.receipt import Receipt
 
-    try:
-        data = json.loads(args.receipt.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{args.receipt}: not a JSON file: {error}") from error
-    receipt = Receipt.from_json(data)
+    receipt = Receipt.from_json(options.json_file(args.receipt))
     source = args.model or receipt.model
     if (receipt.adapter is None) != (args.adapter is None):
         raise RequestError(
