@@ -31,6 +31,11 @@ class Arguments(Protocol):
         """Whether what comes next is no part of it, although it has not ended."""
         ...
 
+    @property
+    def held(self) -> str:
+        """What was taken without any JSON for it, so far."""
+        ...
+
     def feed(self, text: str) -> tuple[str, int]:
         """JSON that is certain now, and how many characters of `text` it took; give the rest again."""
         ...
@@ -42,6 +47,8 @@ class Arguments(Protocol):
 
 class JsonArguments:
     """Arguments that the model writes as JSON: they are taken as they are spelled."""
+
+    held = ""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._scanner = JsonScanner()
@@ -98,7 +105,14 @@ class TagArguments:
         """... what the markup says of it, ..."""
         self._in_value = self._in_string = self._at_start = False
         """... and where in it we are."""
+        self._parts: list[str] = []
+        """Of a value that is no string, as far as it came."""
         self.complete = self.broken = False
+
+    @property
+    def held(self) -> str:
+        """See `Arguments`."""
+        return "".join(self._parts)
 
     def feed(self, text: str) -> tuple[str, int]:
         """See `Arguments`."""
@@ -148,13 +162,18 @@ class TagArguments:
         place = text.find(end)
         if place < 0:
             certain = len(text) - partial_tag(text, (newline + end, end))
-            return (_in_string(text[:certain]), certain) if self._in_string and certain else None
+            if self._in_string:
+                return (_in_string(text[:certain]), certain) if certain else None
+            self._parts.append(text[:certain])
+            return ("", certain) if certain else None
         value = text[:place].removesuffix(newline) if newline else text[:place]
         self._in_value = False
         if self._in_string:
             return _in_string(value) + '"', place + len(end)
+        value = self.held + value
         try:
             known = json.loads(value) if self._kind is not None else self._typed(value)
+            self._parts.clear()
             return json.dumps(known, ensure_ascii=False), place + len(end)
         except (ValueError, RecursionError):
             self._in_value = self.broken = True

@@ -53,8 +53,17 @@ class CallReader:
         """Whether nothing is missing of the call before."""
         self.begun = False
         """Whether there was a call."""
-        self.rest = ""
+        self._rest = ""
+        """What has been read but not understood, as far as it may still be, ..."""
+        self._lost: list[str] = []
+        """... and what followed once that was no part of any call for sure."""
+        self._is_lost = markup is None
+
+    @property
+    def rest(self) -> str:
         """What has been read but not understood."""
+        held = "" if self._arguments is None else self._arguments.held
+        return "".join((held, self._rest, *self._lost))
 
     @property
     def inside_call(self) -> bool:
@@ -68,9 +77,14 @@ class CallReader:
 
     def feed(self, text: str) -> Iterator[Delta]:
         """What is certain after `text`. The iterator must be exhausted."""
-        self.rest += text
-        while self._markup is not None and (step := self._step(self._markup)) is not None:
+        if self._is_lost or self._markup is None:
+            self._lost.append(text)
+            return
+        self._rest += text
+        while (step := self._step(self._markup)) is not None:
             yield from step
+        reads_arguments = self._arguments is not None and not self._arguments.broken
+        self._is_lost = not reads_arguments and len(self._rest) >= MAX_MARKUP_CHARS
 
     def close(self) -> Iterator[Delta]:
         """The section ends. What is left in `rest` then is no part of any call."""
@@ -85,10 +99,10 @@ class CallReader:
         if self._arguments is not None:
             return self._read(self._arguments)
         if not self._is_closed and markup.after is not None:
-            after = markup.after.match(self.rest, 0, MAX_MARKUP_CHARS)
+            after = markup.after.match(self._rest, 0, MAX_MARKUP_CHARS)
             if after is not None:
-                self._is_closed, self.rest = True, self.rest[after.end() :]
-        found = markup.before.match(self.rest, 0, MAX_MARKUP_CHARS)
+                self._is_closed, self._rest = True, self._rest[after.end() :]
+        found = markup.before.match(self._rest, 0, MAX_MARKUP_CHARS)
         if found is None:
             return None
         known = found.groupdict()
@@ -96,13 +110,13 @@ class CallReader:
         if not name or (self._schemas and name not in self._schemas):
             return None
         self.begun, self._is_closed = True, False
-        self.rest = self.rest[found.end() :]
+        self._rest = self._rest[found.end() :]
         self._arguments = markup.arguments(self._schemas.get(name, {}))
         return [Delta("tool_call", "", ToolCall(name=name, arguments="", id=(known.get("id") or "").strip()))]
 
     def _read(self, arguments: Arguments) -> list[Delta] | None:
-        text, used = arguments.feed(self.rest)
-        self.rest = self.rest[used:]
+        text, used = arguments.feed(self._rest)
+        self._rest = self._rest[used:]
         if arguments.complete:
             self._arguments = None
             return [Delta("tool_call", text, complete=True)]

@@ -14,6 +14,7 @@ from mohist.types import ToolCall
 __all__ = [
     "CallSyntax",
     "Schemas",
+    "matches_in_turn",
     "schemas_of",
     "tool_call_from_json",
     "tool_call_from_texts",
@@ -90,6 +91,22 @@ def tool_call_from_json(name: str, arguments: Any, *, call_id: str = "") -> Tool
         raise ValueError("a tool call needs a name and an object of arguments")
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
     return ToolCall(name=name, arguments=text, id=call_id)
+
+
+def matches_in_turn(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+    """What `pattern` matches one after another, from the beginning of `text` to its end.
+
+    ValueError if anything but white space is left. A search would look through the whole text from every
+    place where a match could begin.
+    """
+    matches: list[re.Match[str]] = []
+    place = 0
+    while (match := pattern.match(text, place)) is not None:
+        matches.append(match)
+        place = match.end()
+    if text[place:].strip():
+        raise ValueError(f"{text[place:]!r:.80} is no part of a call")
+    return matches
 
 
 _BEFORE_ARGUMENTS = re.compile(r'\s*\{\s*"name"\s*:\s*"[^"\\]*"\s*,\s*"(?:arguments|parameters)"\s*:\s*')

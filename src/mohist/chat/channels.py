@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
+from mohist.chat.arguments import MAX_MARKUP_CHARS
 from mohist.chat.call_reader import CallMarkup, CallReader
 from mohist.chat.calls import Schemas, tool_call_from_json
 from mohist.chat.delta import TextKind
@@ -94,14 +95,22 @@ class ChannelSplitter(Splitter):
 
     def _header(self) -> bool:
         """Find out what the next message is."""
-        header, body, rest = self._buffer.partition(self._channels.body)
-        if not body:
-            return False
+        body = self._channels.body
+        place = self._buffer.find(body, 0, MAX_MARKUP_CHARS + len(body))
+        if place < 0:
+            return len(self._buffer) >= MAX_MARKUP_CHARS + len(body) and self._without_header()
+        header, rest = self._buffer[:place], self._buffer[place + len(body) :]
         channel, tool = self._format.parse_header(header)
         self._tool = tool if self._format.calls is not None else ""
         self._state = "tool" if self._tool else "reasoning" if channel == _THINKING else "content"
         self._reader = CallReader(_BODY, self._schemas, name=self._tool)
         self._buffer, self._is_first_piece = rest, True
+        return True
+
+    def _without_header(self) -> Literal[True]:
+        """Go on with text that no header came before; a mark that would begin one means nothing."""
+        mark = next((mark for mark in self._ends if self._buffer.startswith(mark)), "")
+        self._state, self._buffer, self._is_first_piece = "content", self._buffer[len(mark) :], True
         return True
 
     def _text(self, kind: TextKind, final: bool) -> bool:

@@ -8,7 +8,7 @@ import re
 
 from mohist.chat.arguments import TagArguments, TagSyntax
 from mohist.chat.call_reader import CallMarkup
-from mohist.chat.calls import CallSyntax, Schemas, tool_call_from_json
+from mohist.chat.calls import CallSyntax, Schemas, matches_in_turn, tool_call_from_json
 from mohist.chat.format import ChatFormat
 from mohist.types import ToolCall
 
@@ -68,16 +68,14 @@ class Dsml(ChatFormat):
     def parse_tools(self, section: str, schemas: Schemas) -> tuple[ToolCall, ...]:
         """All calls of a section; the other arguments than strings are JSON."""
         invoke, _ = _patterns(self.mark)
-        calls = list(invoke.finditer(section))
-        if not calls or invoke.sub("", section).strip():
-            raise ValueError("a section of tool calls must hold invoke elements, and nothing else")
+        calls = matches_in_turn(invoke, section)
+        if not calls:
+            raise ValueError("a section of tool calls must hold invoke elements")
         return tuple(self._call(call["name"], call["body"]) for call in calls)
 
     def _call(self, name: str, body: str) -> ToolCall:
         _, parameter = _patterns(self.mark)
-        if parameter.sub("", body).strip():
-            raise ValueError("a tool call holds more than its parameters")
-        found = list(parameter.finditer(body))
+        found = matches_in_turn(parameter, body)
         values = {p["key"]: p["value"] if p["string"] == "true" else json.loads(p["value"]) for p in found}
         if len(values) < len(found):
             raise ValueError("a parameter occurs twice")

@@ -37,6 +37,8 @@ class _Level:
 class GemmaArguments:
     """See `mohist.chat.arguments.Arguments`. Strings come as they grow, keys and other values when whole."""
 
+    held = ""
+
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.complete = self.broken = False
         self._levels: list[_Level] = []

@@ -9,6 +9,11 @@ __all__ = ["partial_tag"]
 
 def partial_tag(text: str, tags: Sequence[str]) -> int:
     """Length of the longest end of `text` that one of `tags` begins with, without being the whole tag."""
-    longest = min(len(text), max(map(len, tags), default=1) - 1)
-    ends = (text[-n:] for n in range(longest, 0, -1))
-    return next((len(end) for end in ends for tag in tags if len(tag) > len(end) and tag.startswith(end)), 0)
+    longest = 0
+    for tag in tags:
+        place = text.find(tag[0], max(0, len(text) - len(tag) + 1))
+        while place >= 0 and not tag.startswith(text[place:]):
+            place = text.find(tag[0], place + 1)
+        if place >= 0:
+            longest = max(longest, len(text) - place)
+    return longest

@@ -15,7 +15,8 @@ from mohist.chat.calls import schemas_of
 from mohist.chat.channels import ChannelSplitter
 from mohist.chat.delta import Delta, DeltaKind, calls_in
 from mohist.chat.format import ChatFormat
-from mohist.chat.splitter import Splitter, TagSplitter
+from mohist.chat.splitter import Splitter
+from mohist.chat.tag_splitter import TagSplitter
 from mohist.chat.tokenizer import Tokenizer
 from mohist.types import Message
 

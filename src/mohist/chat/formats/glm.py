@@ -12,7 +12,7 @@ from functools import partial
 
 from mohist.chat.arguments import TagArguments, TagSyntax
 from mohist.chat.call_reader import CallMarkup
-from mohist.chat.calls import CallSyntax, Schemas, tool_call_from_texts
+from mohist.chat.calls import CallSyntax, Schemas, matches_in_turn, tool_call_from_texts
 from mohist.chat.format import EARLY_STOP, ChatFormat
 from mohist.types import ToolCall
 
@@ -35,7 +35,7 @@ _TEMPLATE = """\
 {{- '\\n<think></think>' if enable_thinking is defined and not enable_thinking }}
 {%- endif %}"""
 
-_ARGUMENT = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
+_ARGUMENT = re.compile(r"\s*<arg_key>([^<]*)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 _NAME = re.compile(r"\s*([^\s<]+)\s*(.*)", re.DOTALL)
 
 GLM_CALLS = CallMarkup(
@@ -43,7 +43,7 @@ GLM_CALLS = CallMarkup(
     arguments=partial(
         TagArguments,
         TagSyntax(
-            before=re.compile(r"\s*<arg_key>(?P<key>.*?)</arg_key>\s*<arg_value>", re.DOTALL),
+            before=re.compile(r"\s*<arg_key>(?P<key>[^<]*)</arg_key>\s*<arg_value>"),
             end="</arg_value>",
             after=None,
         ),
@@ -60,9 +60,9 @@ class Glm(ChatFormat):
     def parse_tools(self, section: str, schemas: Schemas) -> tuple[ToolCall, ...]:
         """One call: the name, and keys and values in turn; values that are no strings are JSON."""
         call = _NAME.fullmatch(section)
-        if call is None or _ARGUMENT.sub("", call[2]).strip():
+        if call is None:
             raise ValueError("a tool call needs a name, then pairs of <arg_key> and <arg_value>")
-        pairs = [(key.strip(), value) for key, value in _ARGUMENT.findall(call[2])]
+        pairs = [(found[1].strip(), found[2]) for found in matches_in_turn(_ARGUMENT, call[2])]
         return (tool_call_from_texts(call[1], pairs, schemas),)
 
 

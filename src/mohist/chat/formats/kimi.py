@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from mohist.chat.call_reader import CallMarkup
-from mohist.chat.calls import CallSyntax, Schemas, tool_call_from_json
+from mohist.chat.calls import CallSyntax, Schemas, matches_in_turn, tool_call_from_json
 from mohist.chat.format import EARLY_STOP, ChatFormat
 from mohist.types import ToolCall
 
@@ -28,7 +28,7 @@ _TEMPLATE = """\
 {%- endif %}"""
 
 _CALL = re.compile(
-    r"\s*<\|tool_call_begin\|>(?P<id>.*?)<\|tool_call_argument_begin\|>(?P<arguments>.*?)<\|tool_call_end\|>\s*",
+    r"\s*<\|tool_call_begin\|>(?P<id>[^<]*)<\|tool_call_argument_begin\|>(?P<arguments>.*?)<\|tool_call_end\|>\s*",
     re.DOTALL,
 )
 _MARKUP = CallMarkup(
@@ -44,9 +44,9 @@ _ID = re.compile(r"(?:functions\.)?(.+?)(?::\d+)?", re.DOTALL)
 class Kimi(ChatFormat):
     def parse_tools(self, section: str, schemas: Schemas) -> tuple[ToolCall, ...]:
         """All calls of a section."""
-        calls = list(_CALL.finditer(section))
-        if not calls or _CALL.sub("", section).strip():
-            raise ValueError("a section of tool calls must hold calls, and nothing else")
+        calls = matches_in_turn(_CALL, section)
+        if not calls:
+            raise ValueError("a section of tool calls must hold at least one")
         return tuple(_call(call["id"].strip(), call["arguments"].strip()) for call in calls)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mohist.chat.arguments import TagArguments, TagSyntax
 from mohist.chat.call_reader import CallMarkup
-from mohist.chat.calls import CallSyntax, Schemas, tool_call_from_json
+from mohist.chat.calls import CallSyntax, Schemas, matches_in_turn, tool_call_from_json
 from mohist.chat.format import ChatFormat
 from mohist.chat.template import Template
 from mohist.types import ToolCall
@@ -63,18 +63,16 @@ class KimiK3(ChatFormat):
 
     def parse_tools(self, section: str, schemas: Schemas) -> tuple[ToolCall, ...]:
         """All calls of the part; an argument says its type."""
-        calls = list(_CALL.finditer(section))
-        if not calls or _CALL.sub("", section).strip():
-            raise ValueError("the tools part must hold calls, and nothing else")
+        calls = matches_in_turn(_CALL, section)
+        if not calls:
+            raise ValueError("the tools part must hold calls")
         return tuple(tool_call_from_json(_plain(call["name"]), _arguments(call["body"])) for call in calls)
 
 
 def _arguments(body: str) -> Any:
     if block := _JSON.fullmatch(body):
         return block[1].strip()
-    if _ARGUMENT.sub("", body).strip():
-        raise ValueError("a call holds more than its arguments")
-    return {_plain(found["key"]): _value(found) for found in _ARGUMENT.finditer(body)}
+    return {_plain(found["key"]): _value(found) for found in matches_in_turn(_ARGUMENT, body)}
 
 
 def _value(argument: re.Match[str]) -> Any:

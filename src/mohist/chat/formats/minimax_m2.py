@@ -11,7 +11,7 @@ from functools import partial
 
 from mohist.chat.arguments import TagArguments, TagSyntax
 from mohist.chat.call_reader import CallMarkup
-from mohist.chat.calls import CallSyntax, Schemas, tool_call_from_texts
+from mohist.chat.calls import CallSyntax, Schemas, matches_in_turn, tool_call_from_texts
 from mohist.chat.format import EARLY_STOP, ChatFormat
 from mohist.types import ToolCall
 
@@ -50,16 +50,15 @@ _MARKUP = CallMarkup(
 class MiniMaxM2(ChatFormat):
     def parse_tools(self, section: str, schemas: Schemas) -> tuple[ToolCall, ...]:
         """All calls of a section; values that are no strings are JSON."""
-        invokes = _INVOKE.findall(section)
-        if not invokes or _INVOKE.sub("", section).strip():
-            raise ValueError("a section of tool calls must hold <invoke> elements, and nothing else")
-        return tuple(_call(name, body, schemas) for name, body in invokes)
+        invokes = matches_in_turn(_INVOKE, section)
+        if not invokes:
+            raise ValueError("a section of tool calls must hold <invoke> elements")
+        return tuple(_call(invoke[1], invoke[2], schemas) for invoke in invokes)
 
 
 def _call(name: str, body: str, schemas: Schemas) -> ToolCall:
-    if _PARAMETER.sub("", body).strip():
-        raise ValueError("a tool call holds more than its parameters")
-    return tool_call_from_texts(name, _PARAMETER.findall(body), schemas)
+    parameters = matches_in_turn(_PARAMETER, body)
+    return tool_call_from_texts(name, [(found[1], found[2]) for found in parameters], schemas)
 
 
 FORMAT = MiniMaxM2(

@@ -16,7 +16,7 @@ from functools import partial
 
 from mohist.chat.arguments import TagArguments, TagSyntax
 from mohist.chat.call_reader import CallMarkup
-from mohist.chat.calls import CallSyntax, Schemas, tool_call_from_texts
+from mohist.chat.calls import CallSyntax, Schemas, matches_in_turn, tool_call_from_texts
 from mohist.chat.format import EARLY_STOP, ChatFormat
 from mohist.chat.formats.chatml import CHATML_TEMPLATE
 from mohist.types import ToolCall
@@ -48,9 +48,7 @@ class QwenCoder(ChatFormat):
         function = _FUNCTION.fullmatch(section)
         if function is None:
             raise ValueError("a tool call needs <function=NAME> and </function>")
-        parameters = _PARAMETER.findall(function[2])
-        if _PARAMETER.sub("", function[2]).strip():
-            raise ValueError("a tool call holds more than its parameters")
+        parameters = [(found[1], found[2]) for found in matches_in_turn(_PARAMETER, function[2])]
         return (tool_call_from_texts(function[1].strip(), parameters, schemas, python_names=True),)
 
 
