@@ -13,10 +13,12 @@ import pytest
 
 from mohist.cost import Prices
 from mohist.errors import ConfigError
-from mohist.serve.answer import Answer, Started, Usage, whole
+from mohist.serve.answer import Answer, Piece, Started, ToolCallPiece, Usage, whole
 from mohist.serve.ask import Ask, Shape, Tool
 from mohist.serve.errors import ApiError
 from mohist.serve.upstream import Upstream, UpstreamConfig
+from mohist.serve.upstream_calls import UpstreamCalls
+from mohist.serve.upstream_wire import Reader
 from mohist.serve.usage import report
 from mohist.types import Message, ToolCall
 from tests.serve.live import Live, live, wait_for
@@ -129,6 +131,79 @@ def test_a_stream_is_passed_on() -> None:
     assert choice.finished.reason == "tool_calls"
     assert found.usage == Usage(prompt_tokens=11, cached_tokens=4, completion_tokens=7, reasoning_tokens=2)
     assert script.body.closed
+
+
+def pieces(*pushed: tuple[int, str, str] | str, complete: bool = True) -> list[tuple[Any, ...]]:
+    """What is given out for pieces of calls (number, name, arguments) and of text."""
+    calls = UpstreamCalls(0)
+    events: list[Any] = []
+    for one in pushed:
+        if isinstance(one, str):
+            events += calls.text(Piece(0, "content", one))
+        else:
+            events += calls.push(one[0], ToolCall(name=one[1], arguments=one[2], id=f"c{one[0]}"))
+    events += calls.finish(complete=complete)
+    return [
+        (one.text,)
+        if isinstance(one, Piece)
+        else (one.index, one.begins and one.begins.id, one.text, one.complete)
+        for one in events
+    ]
+
+
+def test_calls_are_passed_on_piece_by_piece() -> None:
+    assert pieces((0, "get", ""), (0, "", '{"a'), (0, "", '":1}'), (1, "put", "{"), (1, "", "}")) == [
+        (0, "c0", '{"a', False),
+        (0, None, '":1}', False),
+        (0, None, "", True),
+        (1, "c1", "{", False),
+        (1, None, "}", False),
+        (1, None, "", True),
+    ]
+
+
+def test_a_piece_of_a_call_does_not_wait_for_the_next() -> None:
+    reader = Reader("remote", ASK)
+    call = {"index": 0, "id": "c1", "function": {"name": "get", "arguments": '{"a'}}
+    started, piece = reader.push(json.dumps(chunk({"tool_calls": [call]})).encode())
+    assert isinstance(started, Started)
+    begins = ToolCall(name="get", arguments="", id="c1")
+    assert piece == ToolCallPiece(choice=0, index=0, text='{"a', begins=begins, num_tokens=1)
+
+
+def test_calls_in_turns_wait_for_one_another() -> None:
+    given = pieces((0, "get", "{"), (2, "c", "{}"), (1, "b", "{"), "well", (0, "", "} "), (1, "", "}"))
+    assert given == [
+        (0, "c0", "{", False),
+        (0, None, "} ", False),
+        (0, None, "", True),
+        ("well",),
+        (1, "c1", "{}", False),
+        (1, None, "", True),
+        (2, "c2", "{}", False),
+        (2, None, "", True),
+    ]
+
+
+def test_text_after_a_whole_call_ends_it() -> None:
+    assert pieces("a", (7, "get", "{}"), "b") == [("a",), (0, "c7", "{}", False), (0, None, "", True), ("b",)]
+
+
+def test_a_call_that_is_cut_off_is_not_complete() -> None:
+    assert pieces((0, "a", "{}"), (1, "b", "{"), complete=False)[-3:] == [
+        (0, None, "", True),
+        (1, "c1", "{", False),
+        (1, None, "", False),
+    ]
+    assert pieces((0, "a", ""), complete=False) == [(0, "c0", "", False), (0, None, "", False)]
+
+
+def test_nothing_follows_a_call_that_was_over() -> None:
+    assert pieces((0, "a", "{}"), (1, "b", "{}"), (0, "", " "))[-1] == (1, None, "", True)
+    with pytest.raises(ValueError, match="that was over"):
+        pieces((0, "a", "{}"), (1, "b", "{}"), (0, "", "{}"))
+    call = [{"index": i, "function": {"name": "f", "arguments": "{}"}} for i in (0, 1, 0)]
+    assert failure(Script(200, sse(chunk({"tool_calls": call})))).status == 502
 
 
 def test_a_whole_answer_is_passed_on() -> None:

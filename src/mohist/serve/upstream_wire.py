@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from mohist.chat.delta import TextKind
 from mohist.serve.answer import Event, Finished, FinishReason, Piece, Started, TokenInfo, ToolCallPiece, Usage
 from mohist.serve.ask import Ask, Shape, Tool
 from mohist.serve.errors import ApiError, unavailable
+from mohist.serve.upstream_calls import UpstreamCalls
 from mohist.types import Message, ToolCall
 
 __all__ = ["Reader", "request_of"]
@@ -190,7 +190,7 @@ class Reader:
         self._wants_receipt = ask.receipt
         self._seed = ask.sampling.get("seed", 0)
         self._started = False
-        self._calls: list[dict[int, ToolCall]] = [{} for _ in range(ask.n)]
+        self._calls = [UpstreamCalls(choice) for choice in range(ask.n)]
         self._reasons: list[FinishReason | None] = [None] * ask.n
         self._usage = Usage()
         self._num_pieces = [0] * ask.n
@@ -211,28 +211,15 @@ class Reader:
         return events
 
     def finish(self) -> list[Event]:
-        """The last events: tool calls, and how every choice ended."""
+        """The last events: what was held back, and how every choice ended."""
         events: list[Event] = []
         for i, reason in enumerate(self._reasons):
             if reason is None:
                 raise self._broken("broke off in the middle of its answer")
-            events += self._whole_calls(i)
+            events += self._calls[i].finish(complete=reason != "length")
             # It counts all choices together.
             events.append(Finished(choice=i, reason=reason, usage=Usage() if i else self._usage))
         return events
-
-    def _whole_calls(self, choice: int) -> list[Event]:
-        calls = [call for _, call in sorted(self._calls[choice].items())]
-        return [
-            ToolCallPiece(
-                choice=choice,
-                index=index,
-                text=call.arguments,
-                begins=replace(call, arguments=""),
-                complete=self._reasons[choice] != "length" or index + 1 < len(calls),
-            )
-            for index, call in enumerate(calls)
-        ]
 
     def _start(self, chunk: _Chunk) -> Started:
         self._started = True
@@ -258,11 +245,12 @@ class Reader:
         events: list[Event] = []
         reasoning = text.reasoning_content or text.reasoning
         if reasoning:
-            events.append(self._piece(i, "reasoning", reasoning, logprobs.reasoning_content))
+            piece = self._piece(i, "reasoning", reasoning, logprobs.reasoning_content)
+            events += self._calls[i].text(piece)
         if text.content:
-            events.append(self._piece(i, "content", text.content, logprobs.content))
+            events += self._calls[i].text(self._piece(i, "content", text.content, logprobs.content))
         for position, call in enumerate(text.tool_calls or []):
-            self._add_call(self._calls[i], position if call.index is None else call.index, call)
+            events += self._call(i, position if call.index is None else call.index, call)
         return events
 
     def _piece(self, choice: int, kind: TextKind, text: str, logprobs: list[_Logprob] | None) -> Piece:
@@ -271,13 +259,17 @@ class Reader:
         count = self._num_pieces[choice]
         return Piece(choice=choice, kind=kind, text=text, tokens=_tokens(logprobs), num_tokens=count)
 
-    def _add_call(self, calls: dict[int, ToolCall], index: int, call: _Call) -> None:
-        known = calls.get(index, ToolCall(name="", arguments=""))
-        calls[index] = ToolCall(
-            name=known.name + (call.function.name or ""),
-            arguments=known.arguments + (call.function.arguments or ""),
-            id=known.id or call.id or f"call_{secrets.token_hex(12)}",
+    def _call(self, choice: int, number: int, call: _Call) -> list[Event]:
+        self._num_pieces[choice] += 1
+        piece = ToolCall(
+            name=call.function.name or "", arguments=call.function.arguments or "", id=call.id or ""
         )
+        try:
+            events = self._calls[choice].push(number, piece)
+        except ValueError as error:
+            raise self._broken(str(error)) from error
+        count = self._num_pieces[choice]
+        return [replace(one, num_tokens=count) if isinstance(one, ToolCallPiece) else one for one in events]
 
     def _broken(self, what: str) -> ApiError:
         return ApiError(502, f"the server behind {self._name} {what}", type="server_error", code="upstream")
