@@ -102,6 +102,29 @@ def test_linear(
         assert torch.equal(alone, expected[-1:])
 
 
+@given(seeds, st.permutations(FORMATS), st.integers(1, 20), st.integers(1, 40))
+@settings(deadline=None, max_examples=10)
+def test_linear_of_many_formats(seed: int, order: list[WeightFormat], rows: int, n: int) -> None:
+    weights = [make_weight(seed + i, name, n, 256) for i, name in enumerate(order)]
+    x = noise(seed, rows, 256)
+    expected = torch.cat([DEFINITION.linear(x, [weight]) for weight in weights], dim=1)
+    for ops in FAST:
+        assert torch.equal(ops.linear(x, weights), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_largest_sums_of_q8_0(rows: int) -> None:
+    """Quants of -128, and activations at both ends of their range."""
+    block = torch.cat((torch.ones(1).half().view(torch.uint8), torch.full((32,), 128, dtype=torch.uint8)))
+    weight = Weight.from_rows("q8_0", block.repeat(17, 3))
+    x = torch.tensor([1.0, -1.0, 1.0]).repeat_interleave(32).repeat(rows, 1)
+    x[:, ::2] *= 0.999
+    expected = DEFINITION.linear(x, [weight])
+    assert torch.allclose(expected, -128 * x.sum(1, keepdim=True).expand(rows, 17))
+    for ops in FAST:
+        assert torch.equal(ops.linear(x, [weight]), expected)
+
+
 @given(seeds, formats, st.integers(1, 20), st.integers(1, 5), st.integers(1, 40))
 @settings(deadline=None, max_examples=30)
 def test_linear_grouped(seed: int, weight_format: WeightFormat, rows: int, groups: int, n: int) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LAW", "load_ops"]
 
-LAW = 2
+LAW = 3
 """Version of the definitions in docs/numerics.md: another one may give other bits."""
 
 

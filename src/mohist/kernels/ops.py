@@ -282,8 +282,9 @@ class Ops(Protocol):
 
         y = chain over k of x_k * w_nk; then y + bias_n if given; then residual_tn + y if given.
         bf16 weights are widened exactly. For quantised ones, each block of 32 entries of a row of x becomes
+        integers, with most = 32639 for q8_0 and most = 127 for all others:
 
-            d_x = max|x| / 127;  r = 1 / d_x (0 if d_x is 0);  q_x = round half to even(x * r), an int8
+            d_x = max|x| / most;  r = 1 / d_x (0 if d_x is 0);  q_x = round half to even(x * r)
 
         and, over blocks ascending, with the exact integer sum i = sum of q_x * q_w (q_w of q4_0 less 8),
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from mohist.kernels.activation import SILU, Activation
 from mohist.kernels.ops import LANES, AttentionSpec, ExpertWeights, KvCache, RouteSpec, RowPlan, StateCache
 from mohist.kernels.sampling import SampledRows, SampleRow, TokenScores, sample_twin, score_twin
-from mohist.kernels.weight import BLOCK, PANEL, Weight, is_quantized
+from mohist.kernels.weight import BLOCK, PANEL, Weight, WeightFormat, is_quantized
 from mohist.types import SamplingParams
 
 __all__ = ["TorchOps", "places", "route_weights"]
@@ -276,16 +276,16 @@ def _matmul(x_TK: Tensor, weight: Weight) -> Tensor:
     if weight.source is not None:
         return x_TK @ weight.source.T
     if is_quantized(weight.format):
-        return _quantized_rows(x_TK) @ weight.to_dense().T
+        return _quantized_rows(x_TK, weight.format) @ weight.to_dense().T
     # One small product per panel: slower than one large one, but the weight is read where it lies.
     panels_PKC = weight.data.view(-1, weight.in_features, PANEL).to(x_TK.dtype)
     return torch.matmul(x_TK, panels_PKC).transpose(0, 1).flatten(1)[:, : weight.out_features]
 
 
-def _quantized_rows(x_TK: Tensor) -> Tensor:
-    """x rounded to int8 multiples of a scale per block of 32, as values; its gradient is that of x."""
+def _quantized_rows(x_TK: Tensor, weight_format: WeightFormat) -> Tensor:
+    """x rounded to multiples of a scale per block of 32, as such weights meet it; its gradient is that of x."""
     blocks = x_TK.detach().unflatten(1, (-1, BLOCK))
-    scale = blocks.abs().amax(-1, keepdim=True) / 127
+    scale = blocks.abs().amax(-1, keepdim=True) / (32639 if weight_format == "q8_0" else 127)
     inverse = torch.where(scale > 0, 1 / scale, 0)
     rounded_TK = ((blocks * inverse).round() * scale).flatten(1)
     return rounded_TK + (x_TK - x_TK.detach()) if x_TK.requires_grad else rounded_TK

@@ -1,12 +1,8 @@
 // Sums of products of quantised weights and activations: R rows against a block of 16 columns.
 #pragma once
 #include "layout.h"
-#include "linear.h"
+#include "quantized_rows.h"
 #include "tile.h"
-
-#if defined(MOHIST_AVX512) && defined(__AVX512VNNI__)
-#define MOHIST_VNNI 1
-#endif
 
 namespace mohist {
 
@@ -20,8 +16,7 @@ template <int Format> constexpr int four_at(int step) {
 
 // Weights are the unsigned operand of an instruction that multiplies bytes, so something is added to them. This takes off
 // again what that adds to the sums of a block, or of the half that begins with the four `Begin`.
-template <int Format, int Begin> static MOHIST_INLINE int32_t correction(const QuantizedBlock& x) {
-  if (Format == MOHIST_Q8_0) return x.minus_128_sums;
+template <int Format, int Begin> static MOHIST_INLINE int32_t correction(const ByteBlock& x) {
   if (Format == MOHIST_Q4_0) return x.minus_8_sums;
   if (Format == MOHIST_Q6_K) return x.minus_32_sums[Begin / 4];
   return 0;
@@ -51,27 +46,40 @@ template <int Format, int Four> static MOHIST_INLINE __m512i load_four(const uin
   return low;
 }
 
-// One instruction adds four products to each of 16 sums.
-template <int Format, int Begin, int Count, int R> struct IntegerSums {
-  static constexpr int kChains = R == 1 ? 4 : R == 2 ? 2 : 1;  // sums side by side, so that none waits for itself
-  __m512i s[R][kChains];
+template <int Format, int Begin> static MOHIST_INLINE int32_t correction(const WordBlock& x) { return x.minus_128_sums; }
 
-  MOHIST_INLINE void compute(const uint8_t* block, const QuantizedBlock* const (&x)[R]) {
+static MOHIST_INLINE const int8_t* bytes_of(const ByteBlock& x, int) { return x.q; }
+static MOHIST_INLINE const int8_t* bytes_of(const WordBlock& x, int i) { return x.bytes[i]; }
+
+// One instruction adds four products of bytes to each of 16 sums. A word is two bytes, which are summed apart: that takes
+// two instructions, as one for words would, but weights can stay as they are.
+template <int Format, int Begin, int Count, int R> struct IntegerSums {
+  static constexpr int kBytes = takes_words(Format) ? 2 : 1;
+  static constexpr int kChains = R == 1 ? 4 : R == 2 ? 2 : 1;  // sums side by side, so that none waits for itself
+  __m512i s[R][kBytes][kChains];
+
+  MOHIST_INLINE void compute(const uint8_t* block, const ActivationBlock<Format>* const (&x)[R]) {
     repeat<R>([&](auto r) {
-      repeat<kChains>([&](auto i) { s[r][i] = _mm512_setzero_si512(); });
-      s[r][0] = _mm512_set1_epi32(correction<Format, Begin>(*x[r]));
+      repeat<kBytes>([&](auto i) { repeat<kChains>([&](auto c) { s[r][i][c] = _mm512_setzero_si512(); }); });
+      s[r][kBytes - 1][0] = _mm512_set1_epi32(correction<Format, Begin>(*x[r]));
     });
     repeat<Count>([&](auto step) {
-      constexpr int four = four_at<Format>(Begin + step), chain = step % kChains;
+      constexpr int four = four_at<Format>(Begin + step), c = step % kChains;
       const __m512i w = load_four<Format, four>(block);
-      repeat<R>([&](auto r) { s[r][chain] = add_products(s[r][chain], w, x[r]->q + 4 * four); });
+      repeat<R>([&](auto r) {
+        repeat<kBytes>([&](auto i) { s[r][i][c] = add_products(s[r][i][c], w, bytes_of(*x[r], i) + 4 * four); });
+      });
     });
   }
 
   MOHIST_INLINE vp value(int r) const {
-    __m512i total = s[r][0];
-    repeat<kChains - 1>([&](auto i) { total = _mm512_add_epi32(total, s[r][i + 1]); });
-    return _mm512_cvtepi32_ps(total);
+    const auto total = [&](int i) MOHIST_INLINE_LAMBDA {
+      __m512i sum = s[r][i][0];
+      repeat<kChains - 1>([&](auto c) { sum = _mm512_add_epi32(sum, s[r][i][c + 1]); });
+      return sum;
+    };
+    if constexpr (kBytes == 1) return _mm512_cvtepi32_ps(total(0));
+    else return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(total(0), 8), total(1)));
   }
 
   // Written out, since the compiler spends an instruction of its own on every broadcast.
@@ -89,9 +97,9 @@ constexpr int64_t kQuantizedRows = 4;
 template <int Format, int Begin, int Count, int R> struct IntegerSums {
   vi s[R][2];
 
-  MOHIST_INLINE void compute(const uint8_t* block, const QuantizedBlock* const (&x)[R]) {
-    if constexpr (Format == MOHIST_Q8_0) return signed_bytes(block, x);
-    if constexpr (Format == MOHIST_Q5_K) five_bits(block, x);
+  MOHIST_INLINE void compute(const uint8_t* block, const ActivationBlock<Format>* const (&x)[R]) {
+    if constexpr (Format == MOHIST_Q8_0) eight_bits(block, x);
+    else if constexpr (Format == MOHIST_Q5_K) five_bits(block, x);
     else if constexpr (Format == MOHIST_Q6_K) six_bits(block, x);
     else four_bits(block, x);
   }
@@ -101,10 +109,10 @@ template <int Format, int Begin, int Count, int R> struct IntegerSums {
   template <class F> static MOHIST_INLINE void each(const F& f) {
     repeat<R>([&](auto r) { repeat<2>([&](auto c) { f(r, c); }); });
   }
-  static MOHIST_INLINE vi broadcast4(const int8_t* q) {
-    int32_t word;
-    memcpy(&word, q, 4);
-    return _mm256_set1_epi32(word);
+  static MOHIST_INLINE vi broadcast4(const void* q) {
+    int32_t bytes;
+    memcpy(&bytes, q, 4);
+    return _mm256_set1_epi32(bytes);
   }
   // Adds in this order and no other: compilers regroup integer sums and then run out of registers.
   static MOHIST_INLINE vi add_words(vi sum, vi a) {
@@ -119,17 +127,17 @@ template <int Format, int Begin, int Count, int R> struct IntegerSums {
   }
   static MOHIST_INLINE vi add_pairs(vi a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }
 
-  // |w| times x with w's sign: two products of at most 128 * 127 fit in 16 bits.
-  MOHIST_INLINE void signed_bytes(const uint8_t* w, const QuantizedBlock* const (&x)[R]) {
+  // Weights become words in two vectors, those at even places and those at odd ones; two products are added at once.
+  MOHIST_INLINE void eight_bits(const uint8_t* w, const WordBlock* const (&x)[R]) {
     each([&](auto r, auto c) { s[r][c] = iset1(0); });
 #pragma GCC unroll 2
     for (int g = 0; g < 8; g++) {
-      const vi v[2] = {iload(w + 64 * g), iload(w + 64 * g + 32)};
-      const vi size[2] = {_mm256_abs_epi8(v[0]), _mm256_abs_epi8(v[1])};
-      repeat<R>([&](auto r) {
-        const vi b = broadcast4(x[r]->q + 4 * g);
-        repeat<2>([&](auto c) {
-          s[r][c] = add_dwords(s[r][c], add_pairs(_mm256_maddubs_epi16(size[c], _mm256_sign_epi8(b, v[c]))));
+      repeat<2>([&](auto c) {
+        const vi v = iload(w + 64 * g + 32 * c);
+        const vi even = _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8), odd = _mm256_srai_epi16(v, 8);
+        repeat<R>([&](auto r) {
+          s[r][c] = add_dwords(s[r][c], _mm256_madd_epi16(even, broadcast4(x[r]->q + 4 * g)));
+          s[r][c] = add_dwords(s[r][c], _mm256_madd_epi16(odd, broadcast4(x[r]->q + 4 * g + 2)));
         });
       });
     }
@@ -141,7 +149,7 @@ template <int Format, int Begin, int Count, int R> struct IntegerSums {
     each([&](auto r, auto c) { words[r][c] = iset1(0); });
   }
   // Products of a four, pairs of them added in 16 bits.
-  static MOHIST_INLINE void add_four(vi (&words)[R][2], vi left, vi right, const QuantizedBlock* const (&x)[R], int four) {
+  static MOHIST_INLINE void add_four(vi (&words)[R][2], vi left, vi right, const ByteBlock* const (&x)[R], int four) {
     repeat<R>([&](auto r) {
       const vi b = broadcast4(x[r]->q + 4 * four);
       words[r][0] = add_words(words[r][0], _mm256_maddubs_epi16(left, b));
@@ -153,7 +161,7 @@ template <int Format, int Begin, int Count, int R> struct IntegerSums {
   }
 
   // Sixteen products of at most 15 * 127 fit in 16 bits: pairs are added only once a block.
-  MOHIST_INLINE void four_bits(const uint8_t* w, const QuantizedBlock* const (&x)[R]) {
+  MOHIST_INLINE void four_bits(const uint8_t* w, const ByteBlock* const (&x)[R]) {
     clear(s);
 #pragma GCC unroll 2
     for (int g = 0; g < 4; g++) {
@@ -173,7 +181,7 @@ template <int Format, int Begin, int Count, int R> struct IntegerSums {
   }
 
   // Of products of at most 31 * 127, eight fit.
-  MOHIST_INLINE void five_bits(const uint8_t* w, const QuantizedBlock* const (&x)[R]) {
+  MOHIST_INLINE void five_bits(const uint8_t* w, const ByteBlock* const (&x)[R]) {
     const vi bit = _mm256_set1_epi8(16);
     vi above[2] = {iload(w + 256), iload(w + 288)};  // bits of the next low nibbles at 0, of the next high ones at 4
     clear(s);
@@ -194,7 +202,7 @@ template <int Format, int Begin, int Count, int R> struct IntegerSums {
   }
 
   // Of products of at most 63 * 127, four fit. Half a block: its low nibbles or its high ones.
-  MOHIST_INLINE void six_bits(const uint8_t* w, const QuantizedBlock* const (&x)[R]) {
+  MOHIST_INLINE void six_bits(const uint8_t* w, const ByteBlock* const (&x)[R]) {
     const vi bits = _mm256_set1_epi8(0x30);
     vi above[2] = {iload(w + 256 + 16 * Begin), iload(w + 288 + 16 * Begin)};  // those of the next four at 0
     each([&](auto r, auto c) { s[r][c] = iset1(correction<Format, Begin>(*x[r])); });
@@ -222,7 +230,7 @@ constexpr int64_t kQuantizedRows = 4;
 template <int Format, int Begin, int Count, int R> struct IntegerSums {
   int32_t s[R][16];
 
-  void compute(const uint8_t* block, const QuantizedBlock* const (&x)[R]) {
+  void compute(const uint8_t* block, const ActivationBlock<Format>* const (&x)[R]) {
     memset(s, 0, sizeof s);
     for (int step = Begin; step < Begin + Count; step++) {
       const int four = four_at<Format>(step);
@@ -244,12 +252,12 @@ template <int Format, int Begin, int Count, int R> struct IntegerSums {
 
 #endif
 
-// The sums of a block, its halves times their scales if they have any: less than 2^24 even then, so exact.
+// The sums of a block as numbers. Halves are multiplied by their scales before they are added: less than 2^24, so exact.
 template <int Format, int R> struct BlockSums {
   vp sums[R];
 
   // half_scales: of the 16 columns, of the first half and then of the second.
-  MOHIST_INLINE void compute(const uint8_t* block, const int8_t* half_scales, const QuantizedBlock* const (&x)[R]) {
+  MOHIST_INLINE void compute(const uint8_t* block, const int8_t* half_scales, const ActivationBlock<Format>* const (&x)[R]) {
     if constexpr (has_half_scales(Format)) {
       const vp scale = load16_i8(half_scales);
       IntegerSums<Format, 0, 4, R> first;

@@ -89,17 +89,18 @@ float read_weight(const mohist_weight& w, int64_t n, int64_t k) {
   return has_minimum(w.format) ? value + block.m : value;
 }
 
-// Activations meet quantised weights as 8-bit integers, a scale for every 32 of them.
+// Activations meet quantised weights as integers, up to 32,639 for Q8_0 and up to 127 for the others, with a scale for
+// every 32 of them.
 struct QuantizedBlock {
   float d;
   int32_t q[32];
 };
 
-QuantizedBlock quantize_block(const float* x) {
+QuantizedBlock quantize_block(const float* x, float most) {
   float largest = 0.0f;
   for (int k = 0; k < 32; k++) largest = std::max(largest, std::fabs(x[k]));
   QuantizedBlock block;
-  block.d = largest / 127.0f;
+  block.d = largest / most;
   if (block.d < std::numeric_limits<float>::min()) block.d = 0.0f;
   const float inverse = block.d > 0.0f ? 1.0f / block.d : 0.0f;
   for (int k = 0; k < 32; k++) block.q[k] = static_cast<int32_t>(__builtin_rintf(x[k] * inverse));
@@ -115,7 +116,7 @@ float dot(const mohist_weight& w, int64_t n, const float* x) {
   }
   for (int64_t b = 0; b < w.k / 32; b++) {  // the integers are exact; the scales are applied block by block
     const Block block = read_block(w, n, b);
-    const QuantizedBlock activation = quantize_block(x + 32 * b);
+    const QuantizedBlock activation = quantize_block(x + 32 * b, w.format == MOHIST_Q8_0 ? 32639.0f : 127.0f);
     int32_t products = 0, sum = 0;
     for (int k = 0; k < 32; k++) {
       products += (w.format == MOHIST_Q6_K ? block.scale[k / 16] : 1) * block.q[k] * activation.q[k];

@@ -22,6 +22,8 @@ constexpr Layout layout_of(int64_t format) {
   }
 }
 
+constexpr bool is_quantized(int64_t format) { return format >= MOHIST_Q8_0; }
+
 constexpr bool has_minimum(int64_t format) {
   return format == MOHIST_Q4_1 || format == MOHIST_Q4_K || format == MOHIST_Q5_K;
 }

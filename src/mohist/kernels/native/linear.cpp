@@ -1,8 +1,6 @@
 #include "linear.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
 #include "block_sums.h"
 #include "layout.h"
@@ -105,8 +103,8 @@ template <int Format> struct QuantizedTile {
 
   template <int R> void tile(int64_t at) const {
     const uint8_t* w = panel_data(*p.weight, at);
-    const QuantizedBlock* x[R];
-    repeat<R>([&](auto r) { x[r] = p.quantized.row(source_row(p, row + r)); });
+    const ActivationBlock<Format>* x[R];
+    repeat<R>([&](auto r) { x[r] = p.quantized.row<ActivationBlock<Format>>(source_row(p, row + r)); });
     const int64_t ahead = R <= 2 ? kPrefetchBytes : panel_bytes(*p.weight);
     Accumulators<R, 1> acc;
     acc.clear();
@@ -120,7 +118,7 @@ template <int Format> struct QuantizedTile {
         block.compute(w, header.half_scales(b), x);
         const vp d = header.d(b);
         acc.each([&](auto r, auto, vp& a) { a = fma(mul(d, fill16(x[r]->d)), block.sums[r], a); });
-        if (has_minimum(Format)) {
+        if constexpr (has_minimum(Format)) {
           const vp m = header.minimum(b);
           acc.each([&](auto r, auto, vp& a) { a = fma(m, fill16(x[r]->d_sum), a); });
         }
@@ -173,61 +171,7 @@ struct Cut {
   int64_t tasks() const { return row_blocks * panel_runs; }
 };
 
-int32_t total(vi a) {
-  int32_t lanes[8], sum = 0;
-  memcpy(lanes, &a, 32);
-  for (int32_t lane : lanes) sum += lane;
-  return sum;
-}
-
-void quantize_row(const float* x, int64_t count, QuantizedBlock* blocks) {
-  for (int64_t b = 0; b < count; b++, x += 32) {
-    QuantizedBlock& block = blocks[b];
-    const vf sign = as_float(iset1(0x7fffffff));
-    vf v[4], largest = set1(0.0f);
-    for (int i = 0; i < 4; i++) {
-      v[i] = load(x + 8 * i);
-      largest = max(largest, as_float(iand(as_int(v[i]), as_int(sign))));
-    }
-    float l[8];
-    store(l, largest);
-    for (int half = 4; half; half /= 2)
-      for (int i = 0; i < half; i++) l[i] = l[i] < l[i + half] ? l[i + half] : l[i];
-    float scale = l[0] / 127.0f;
-    if (scale < std::numeric_limits<float>::min()) scale = 0.0f;
-    const vf inverse = set1(scale > 0.0f ? 1.0f / scale : 0.0f);
-    vi n[4];
-    for (int i = 0; i < 4; i++) n[i] = to_int(mul(v[i], inverse));
-    const int32_t first = total(iadd(n[0], n[1])), second = total(iadd(n[2], n[3])), s = first + second;
-#ifdef MOHIST_AVX2
-    const vi words = _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3]));
-    const vi ordered = _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_storeu_si256(reinterpret_cast<vi*>(block.q), ordered);
-#else
-    for (int i = 0; i < 32; i++) block.q[i] = static_cast<int8_t>(n[i / 8][i % 8]);
-#endif
-    block.d = scale;
-    block.d_sum = scale * static_cast<float>(s);
-    block.minus_8_sums = -8 * s;
-    block.minus_128_sums = -128 * s;
-    block.minus_32_sums[0] = -32 * first;
-    block.minus_32_sums[1] = -32 * second;
-  }
-}
-
 }  // namespace
-
-bool is_quantized(const mohist_weight& weight) { return weight.format >= MOHIST_Q8_0; }
-
-QuantizedRows quantize_rows(mohist_pool& pool, int slot, const float* x, int64_t stride, int64_t rows, int64_t k) {
-  const int64_t per_row = k / 32, per_task = std::max<int64_t>(1, 16384 / k);
-  QuantizedBlock* blocks = pool.shared(slot).get<QuantizedBlock>(rows * per_row);
-  pool.parallel((rows + per_task - 1) / per_task, [&](int64_t task, int) {
-    for (int64_t r = task * per_task; r < std::min(rows, (task + 1) * per_task); r++)
-      quantize_row(x + r * stride, per_row, blocks + r * per_row);
-  });
-  return {blocks, per_row};
-}
 
 void multiply(mohist_pool& pool, const Product* products, int64_t count) {
   int64_t* first = pool.shared(7).get<int64_t>(count + 1);  // the first task of each product
@@ -245,11 +189,10 @@ void multiply(mohist_pool& pool, const Product* products, int64_t count) {
 
 void linear(mohist_pool& pool, const mohist_linear_args& a) {
   Product* products = pool.shared(6).get<Product>(a.num_weights);
-  QuantizedRows quantized;
+  const QuantizedRows quantized = quantize_rows(pool, a.weights, a.num_weights, a.x, a.x_stride, a.rows, a.weights[0].k);
   int64_t column = 0;
   for (int64_t i = 0; i < a.num_weights; i++) {
     const mohist_weight& w = a.weights[i];
-    if (is_quantized(w) && !quantized.blocks) quantized = quantize_rows(pool, 0, a.x, a.x_stride, a.rows, w.k);
     products[i] = {&w, a.x, a.x_stride, quantized, nullptr, a.rows, a.y + column, a.y_stride,
                    a.bias ? a.bias + column : nullptr, a.residual ? a.residual + column : nullptr, a.residual_stride};
     column += w.n;
@@ -269,19 +212,17 @@ void expect_weights(mohist_pool& pool, const mohist_linear_args& a) {
 
 void linear_grouped(mohist_pool& pool, const mohist_linear_grouped_args& a) {
   Product* products = pool.shared(6).get<Product>(a.groups);
-  const bool quantized = is_quantized(a.weights[0]);
   const int64_t k = a.weights[0].k;
   QuantizedRows rows;
-  if (quantized) {  // every head of every row is a row of its own
-    float* flat = pool.shared(1).get<float>(a.rows * a.groups * k);
+  if (is_quantized(a.weights[0].format)) {  // every head of every row is a row of its own
+    float* flat = pool.shared(2).get<float>(a.rows * a.groups * k);
     for (int64_t t = 0; t < a.rows; t++)
       for (int64_t g = 0; g < a.groups; g++)
         memcpy(flat + (g * a.rows + t) * k, a.x + t * a.x_stride + g * a.x_group_stride, k * sizeof(float));
-    rows = quantize_rows(pool, 0, flat, k, a.rows * a.groups, k);
+    rows = quantize_rows(pool, a.weights, a.groups, flat, k, a.rows * a.groups, k);
   }
   for (int64_t g = 0; g < a.groups; g++) {
-    const QuantizedRows own = quantized ? rows.from(g * a.rows) : rows;
-    products[g] = {&a.weights[g], a.x + g * a.x_group_stride, a.x_stride, own, nullptr, a.rows,
+    products[g] = {&a.weights[g], a.x + g * a.x_group_stride, a.x_stride, rows.from(g * a.rows), nullptr, a.rows,
                    a.y + g * a.y_group_stride, a.y_stride, nullptr, nullptr, 0};
   }
   multiply(pool, products, a.groups);

@@ -103,8 +103,8 @@ void moe(mohist_pool& pool, const mohist_moe_args& a) {
   float* hidden = pool.shared(4).get<float>(pairs * width);
   float* out = pool.shared(5).get<float>(pairs * dim);
   Product* products = pool.shared(6).get<Product>(2 * a.experts);
-  QuantizedRows quantized;
-  if (is_quantized(a.gate[0]) || is_quantized(a.up[0])) quantized = quantize_rows(pool, 0, a.x, a.x_stride, a.rows, k);
+  const mohist_weight both[] = {a.gate[0], a.up[0]};
+  const QuantizedRows quantized = quantize_rows(pool, both, 2, a.x, a.x_stride, a.rows, k);
   const auto bias = [](const float* biases, int64_t e, int64_t n) { return biases ? biases + e * n : nullptr; };
   int64_t count = 0;
   for (int64_t e = 0; e < a.experts; e++) {
@@ -116,13 +116,12 @@ void moe(mohist_pool& pool, const mohist_moe_args& a) {
   }
   multiply(pool, products, count);
   glu(pool, {gate_up, hidden, pairs, width, 2 * width, width, a.activation});
-  QuantizedRows inner;
-  if (is_quantized(a.down[0])) inner = quantize_rows(pool, 0, hidden, width, pairs, width);
+  const QuantizedRows inner = quantize_rows(pool, a.down, 1, hidden, width, pairs, width);
   count = 0;
   for (int64_t e = 0; e < a.experts; e++) {
     const int64_t rows = begin[e + 1] - begin[e], at = begin[e];
     if (!rows) continue;
-    products[count++] = {&a.down[e], hidden + at * width, width, inner.blocks ? inner.from(at) : inner, nullptr, rows, out + at * dim, dim, bias(a.down_bias, e, dim), nullptr, 0};
+    products[count++] = {&a.down[e], hidden + at * width, width, inner.from(at), nullptr, rows, out + at * dim, dim, bias(a.down_bias, e, dim), nullptr, 0};
   }
   multiply(pool, products, count);
   parallel_rows(pool, a.rows, dim * a.top_k, [&](int64_t t) {
