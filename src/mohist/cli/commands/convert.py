@@ -145,7 +145,7 @@ def told(tensors: Iterable[RawTensor], count: int, status: Status) -> Iterator[R
 def loss_lines(checkpoint: Checkpoint, target: Path, text: str) -> str:
     """What the conversion cost on a text: by the rounding of the weights alone, and as Mohist runs them.
 
-    The kernels of quantised weights round their inputs, too, to 8 bits.
+    The kernels of quantised weights round their inputs, too: to 16 bits for Q8_0, else to 8.
     """
     from mohist.chat.chat import load_chat
     from mohist.errors import WeightsError
