@@ -283,7 +283,7 @@ def _matmul(x_TK: Tensor, weight: Weight) -> Tensor:
 
 
 def _quantized_rows(x_TK: Tensor, weight_format: WeightFormat) -> Tensor:
-    """x rounded to multiples of a scale per block of 32, as such weights meet it; its gradient is that of x."""
+    """x rounded to multiples of a scale per block of 32, as such weights meet it; with the gradient of x."""
     blocks = x_TK.detach().unflatten(1, (-1, BLOCK))
     scale = blocks.abs().amax(-1, keepdim=True) / (32639 if weight_format == "q8_0" else 127)
     inverse = torch.where(scale > 0, 1 / scale, 0)
