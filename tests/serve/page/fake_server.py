@@ -137,7 +137,7 @@ def make_app(fake: FakeServer) -> FastAPI:
         if script == "fail":
             return problem(400, "the prompt has 9,000 tokens, and 8,192 fit")
         if script == "busy":
-            return problem(503, "the queue is full", {"Retry-After": "7"})
+            return problem(503, "the queue is full", {"Retry-After": "7"}, code="server_overloaded")
         return StreamingResponse(stream(fake, body, script), media_type="text/event-stream")
 
     admin(app, fake)
@@ -244,8 +244,11 @@ def model(name: str, source: str, *aliases: str) -> dict[str, Any]:
     return {"name": name, "source": source, "aliases": list(aliases), **state}
 
 
-def problem(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": {"message": message, "type": "x"}}, status_code=status, headers=headers)
+def problem(
+    status: int, message: str, headers: dict[str, str] | None = None, code: str | None = None
+) -> JSONResponse:
+    error = {"message": message, "type": "x", "code": code}
+    return JSONResponse({"error": error}, status_code=status, headers=headers)
 
 
 async def stream(fake: FakeServer, body: dict[str, Any], script: str) -> AsyncIterator[bytes]:

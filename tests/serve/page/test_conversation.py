@@ -226,6 +226,14 @@ def test_errors_say_what_to_do(open_page: OpenPage, script: str, complaint: list
     page.wait_for_selector("text=2 / 2")
 
 
+def test_errors_say_it_in_chinese(open_page: OpenPage) -> None:
+    answer = ask(open_page(locale="zh-CN"), "please busy")
+    assert [tell(p) for p in answer.locator(".failure p").all()][:2] == [
+        "服务器繁忙。",
+        "服务器暂时没有余力处理此请求，请稍后再试。",
+    ]
+
+
 def test_a_server_that_is_gone(open_page: OpenPage) -> None:
     page = open_page()
     page.context.set_offline(True)

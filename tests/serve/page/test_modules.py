@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import mohist.serve
 from tests.serve.page.conftest import OpenPage
 
+SERVE = Path(mohist.serve.__file__).parent
 RICH = (Path(__file__).parent / "scripts" / "rich.md").read_text(encoding="utf-8")
 
 
@@ -38,6 +42,62 @@ def test_events_are_the_same_however_their_bytes_are_cut(open_page: OpenPage) ->
         source,
     )
     assert [json.loads(one) for one in found] == [["{a}", "one\ntwo", "兼爱🀄", "[DONE]"]]
+
+
+def test_errors_of_the_server_in_chinese(open_page: OpenPage) -> None:
+    """By text with its numbers, by code and status, by code; else, and in English, as the server says it."""
+    errors = [
+        {
+            "status": 422,
+            "code": "invalid_request_error",
+            "message": "the PDF has 1,234 pages; at most 500 are read",
+        },
+        {"status": 503, "code": "upstream", "message": "the server behind a is busy: try again"},
+        {"status": 400, "code": "context_length_exceeded", "message": "too long by 3"},
+        {"status": 400, "code": "upstream", "message": "the server behind a refused the request: no"},
+        {"status": 0, "code": "", "message": ""},
+        {"status": 500, "code": "toString", "message": "constructor"},
+        {"status": 500, "message": "kept before errors had codes"},
+    ]
+    said = {}
+    for language, locale in (("zh", "zh-CN"), ("en", "en-GB")):
+        page = open_page(locale=locale)
+        said[language] = page.evaluate(
+            """async (errors) => {
+                const place = document.querySelector("script[type=module]").src;
+                const { explained } = await import(new URL("i18n.js", place));
+                return errors.map(explained);
+            }""",
+            errors,
+        )
+    assert said["en"] == [error["message"] for error in errors]
+    assert said["zh"][:3] == [
+        "此 PDF 有 1,234 页，最多读取 500 页。",
+        "提供此模型的服务器繁忙，请稍后再试。",
+        "对话超过了此模型的上下文长度，请缩短。",
+    ]
+    assert said["zh"][3:] == said["en"][3:]
+
+
+def test_known_errors_are_those_of_the_server() -> None:
+    """Every text and code stands in the server's sources; a text has a place for each of its numbers."""
+    said: set[str] = set()
+    for path in SERVE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (str(part.value) if isinstance(part, ast.Constant) else "#" for part in node.values)
+                said.add("".join(parts))
+            elif isinstance(node, ast.Constant):
+                said.add(str(node.value))
+    # What the server fills in may be a word as well, such as the setting that names a limit.
+    filled = [r"(?:#|[\w.]+)".join(map(re.escape, text.split("#"))) for text in said if text.strip("#")]
+    source = (SERVE / "web" / "js" / "i18n" / "zh_errors.js").read_text(encoding="utf-8")
+    entries = re.findall(r'^  (?:"(.+)"|(\w+)):\s+"(.+)",$', source, re.MULTILINE)
+    assert len(entries) == source.count('",\n') > 25
+    for quoted, bare, words in entries:
+        text = re.sub(r"^(\w+) \d{3}$", r"\1", quoted or bare)
+        assert any(re.fullmatch(pattern, text) for pattern in filled), text
+        assert sorted(re.findall(r"\{(\d)\}", words)) == [str(i) for i in range(text.count("#"))]
 
 
 def shown(page: Any, source: str, step: int) -> list[str]:

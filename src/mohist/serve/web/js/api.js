@@ -4,9 +4,10 @@ import { apiKey } from "./settings.js";
 import { events } from "./sse.js";
 
 export class ApiError extends Error {
-  constructor(status, message, retryAfter = null) {
+  constructor(status, message, { code = "", retryAfter = null } = {}) {
     super(message);
     this.status = status;
+    this.code = code; // the server's name for what is wrong, where it has one
     this.retryAfter = retryAfter; // seconds, or null
   }
 }
@@ -30,15 +31,17 @@ async function call(method, path, { body, type = "application/json", signal } = 
 async function failure(response) {
   const text = await response.text();
   let message = text.slice(0, 500);
+  let code = "";
   try {
     const answer = JSON.parse(text);
+    code = String(answer.error?.code ?? "");
     message = answer.error?.message ?? answer.detail ?? answer.message ?? message;
   } catch {
     // Not JSON, so not from Mohist: a proxy between us. Its text is all there is to show.
   }
   if (typeof message !== "string") message = JSON.stringify(message);
   const after = Number(response.headers.get("retry-after"));
-  return new ApiError(response.status, message, after > 0 ? after : null);
+  return new ApiError(response.status, message, { code, retryAfter: after > 0 ? after : null });
 }
 
 async function json(method, path, options) {
@@ -63,7 +66,7 @@ export async function* streamChat(request, signal) {
       done = data === "[DONE]";
       if (done) continue;
       const chunk = JSON.parse(data);
-      if (chunk.error) throw new ApiError(500, chunk.error.message);
+      if (chunk.error) throw new ApiError(500, chunk.error.message, { code: chunk.error.code ?? "" });
       yield chunk;
     }
   } catch (error) {

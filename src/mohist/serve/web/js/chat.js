@@ -116,8 +116,9 @@ class Live {
       this.message = { ...this.message, status: "done" };
     } catch (error) {
       const stopped = error.name === "AbortError";
-      const { status, message, retryAfter } = error;
-      const patch = stopped ? { status: "stopped" } : { status: "failed", error: { status, message, retryAfter } };
+      const { status, code, message, retryAfter } = error;
+      const failed = { status: "failed", error: { status, code, message, retryAfter } };
+      const patch = stopped ? { status: "stopped" } : failed;
       this.message = { ...this.message, ...patch };
       if (!stopped && status === undefined) throw error;
     } finally {

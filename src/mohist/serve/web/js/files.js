@@ -2,7 +2,7 @@
 
 import { ApiError, readPdf } from "./api.js";
 import { newId } from "./conversations.js";
-import { bytes, t } from "./i18n.js";
+import { bytes, explained, t } from "./i18n.js";
 
 /** Read a file that a person chose. Throws an Error whose message says, in their language, why it cannot be. */
 export async function readFile(file) {
@@ -24,7 +24,7 @@ async function pdf(file) {
     return await readPdf(file);
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    throw new Error(t("fileUnreadable", { name: file.name, why: error.message }));
+    throw new Error(t("fileUnreadable", { name: file.name, why: explained(error) }));
   }
 }
 

@@ -2,9 +2,12 @@
 
 import { en } from "./i18n/en.js";
 import { zh } from "./i18n/zh.js";
+import { zhErrors } from "./i18n/zh_errors.js";
 import { settings } from "./settings.js";
 
 const DICTIONARIES = { en, zh };
+const ERRORS = { en: {}, zh: zhErrors }; // The server speaks English.
+const NUMBERS = /\d+(?:,\d{3})*/g;
 
 /** The language in use: the chosen one, or the browser's first that there is a dictionary for. */
 export function language() {
@@ -26,6 +29,15 @@ export function t(key, values = {}) {
     const value = values[name];
     return typeof value === "number" ? number(value) : String(value);
   });
+}
+
+/** What the server's error says, in the page's language where that knows its text or its code. */
+export function explained({ status, code, message }) {
+  const words = ERRORS[language()];
+  const key = [message.replace(NUMBERS, "#"), `${code} ${status}`, code].find((name) => Object.hasOwn(words, name));
+  if (key === undefined) return message;
+  const numbers = message.match(NUMBERS);
+  return words[key].replace(/\{(\d)\}/g, (_, index) => number(Number(numbers[index].replaceAll(",", ""))));
 }
 
 export function number(value, options = {}) {

@@ -2,7 +2,7 @@
 
 import { html } from "../../vendor/preact.js";
 import { get } from "../api.js";
-import { t } from "../i18n.js";
+import { explained, t } from "../i18n.js";
 import { openDialog } from "../state.js";
 import { useStore } from "../store.js";
 import { apiKey } from "../settings.js";
@@ -37,7 +37,7 @@ function Refused({ error }) {
     <${Icon} name="warning" />
     <div>
       <p><strong>${t(forKey ? "adminOnly" : "serverAway")}</strong></p>
-      <p>${error.message}</p>
+      <p>${explained(error)}</p>
       ${
         forKey &&
         html`<p><button type="button" class="quiet" onClick=${() => openDialog("settings")}>${t("enterKey")}</button></p>`

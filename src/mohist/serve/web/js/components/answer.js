@@ -1,6 +1,6 @@
 import { html } from "../../vendor/preact.js";
 import { regenerate } from "../chat.js";
-import { money, number, seconds, t } from "../i18n.js";
+import { explained, money, number, seconds, t } from "../i18n.js";
 import { openDialog } from "../state.js";
 import { Icon } from "./icon.js";
 import { Markdown } from "./markdown.js";
@@ -37,7 +37,8 @@ function Ending({ message }) {
 }
 
 function Failure({ message }) {
-  const { status, message: why, retryAfter } = message.error;
+  const { status, retryAfter } = message.error;
+  const why = explained(message.error);
   const known = [0, 400, 401, 403, 404, 413, 422, 429, 500, 503].includes(status) ? status : 500;
   return html`<div class="failure">
     <${Icon} name="warning" />

@@ -2,7 +2,7 @@ import { html, useState } from "../../vendor/preact.js";
 import { ApiError, replay } from "../api.js";
 import { copyText } from "../clipboard.js";
 import { download } from "../export.js";
-import { t } from "../i18n.js";
+import { explained, t } from "../i18n.js";
 import { announce } from "../state.js";
 import { Dialog } from "./dialog.js";
 import { Icon } from "./icon.js";
@@ -54,7 +54,7 @@ function Replay({ receipt }) {
 }
 
 function Verdict({ result }) {
-  if (result.error) return html`<p class="verdict bad"><${Icon} name="warning" />${result.error.message}</p>`;
+  if (result.error) return html`<p class="verdict bad"><${Icon} name="warning" />${explained(result.error)}</p>`;
   if (result.identical) return html`<p class="verdict good"><${Icon} name="check" />${t("identical")}</p>`;
   const { doubt, first_difference: first } = result;
   const { index, expected, found } = first;
