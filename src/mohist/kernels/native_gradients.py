@@ -96,10 +96,13 @@ class NativeGradients:
         """See `Gradients.linear`."""
         dy_TN, x_TK = _rows(dy_TN), _rows(x_TK)
         parts = dy_TN.split([w.out_features for w in weights], dim=1)
+        products: list[_Product] = []
         dx_TK = recycled.empty(*x_TK.shape) if wants_x else None
         if dx_TK is not None:
-            for i, (part, weight) in enumerate(zip(parts, weights, strict=True)):
-                self._multiply(_Product(part, _rows(dense(weight)), dx_TK, add=i > 0))
+            products += (
+                _Product(part, _rows(dense(weight)), dx_TK, add=i > 0)
+                for i, (part, weight) in enumerate(zip(parts, weights, strict=True))
+            )
         if add_to is not None:
             dmatrices = list(add_to)
         else:
@@ -107,13 +110,12 @@ class NativeGradients:
                 recycled.empty(w.out_features, w.in_features) if wanted else None
                 for w, wanted in zip(weights, wants, strict=True)
             ]
-        self._multiply(
-            *(
-                _Product(part, x_TK, dmatrix, transposed=True, add=add_to is not None)
-                for part, dmatrix in zip(parts, dmatrices, strict=True)
-                if dmatrix is not None
-            )
+        products += (
+            _Product(part, x_TK, dmatrix, transposed=True, add=add_to is not None)
+            for part, dmatrix in zip(parts, dmatrices, strict=True)
+            if dmatrix is not None
         )
+        self._multiply(*products)
         return dx_TK, dmatrices
 
     def factors(self, dy_TN: Tensor, x_TK: Tensor, factors: Factors, dx_TK: Grad) -> tuple[Tensor, Tensor]:
@@ -409,7 +411,10 @@ class NativeGradients:
         return logits_TV
 
     def _multiply(self, *products: _Product) -> None:
-        """Compute all of them at once; none may read what another writes."""
+        """Compute all of them at once; none may read what another writes.
+
+        One that adds to the result of the one before it goes on with that.
+        """
         array = (abi.ProductArgs * len(products))(*(product.args() for product in products))
         self._run(abi.ProductsArgs(ctypes.addressof(array), len(products)))
 

@@ -114,14 +114,17 @@ class PackedAttend(Attend):
 
         super().__init__(ops, plan(layout.rows))
         self._num_blocks = layout.num_blocks
-        self._copies = plan(layout.copies) if layout.copies else None
-        self._copied_T = torch.tensor([row.source for row in layout.copies], device=ops.device)
-        # rows and copies by sequence and position; where each of them comes from, and where the own ones are
-        every = sorted(layout.rows + layout.copies)
-        self._with_copies = plan(every) if layout.copies else self.rows
-        self._source_U = torch.tensor([row.source for row in every], device=ops.device)
-        own = set(layout.rows)
-        self._own_T = torch.tensor([i for i, row in enumerate(every) if row in own], device=ops.device)
+        self._copies: RowPlan | None = None
+        if layout.copies:
+            self._copies = plan(layout.copies)
+            self._copied_T = torch.tensor([row.source for row in layout.copies], device=ops.device)
+            # rows and copies by sequence and position; where each comes from, and where the own ones are
+            every = sorted(layout.rows + layout.copies)
+            self._with_copies = plan(every)
+            self._source_U = torch.tensor([row.source for row in every], device=ops.device)
+            own = set(layout.rows)
+            own_U = [i for i, row in enumerate(every) if row in own]
+            self._own_T = torch.tensor(own_U, device=ops.device)
         self._scratch: dict[CacheSpec, KvCache | StateCache] = {}
 
     @property

@@ -105,19 +105,21 @@ class SoftmaxAttention(nn.Module):
         bias = self.qkv_bias.value() if self.qkv_bias else None
         weights = (self.q.weight(), self.k.weight(), self.v.weight())
         qkv = ops.linear(x_TD, weights, bias=bias).view(len(x_TD), heads + 2 * groups, -1)
-        q_TNH, k_TGH = self._placed(qkv[:, : heads + groups], angles)
+        qk, v_TGH = qkv.split([heads + groups, groups], dim=1)
+        q_TNH, k_TGH = self._placed(qk, angles)
         sinks_N = self.sinks.value if self.sinks else None
-        out_TNH = attend(self.spec, q_TNH, k_TGH, qkv[:, heads + groups :], sinks_N=sinks_N)
+        out_TNH = attend(self.spec, q_TNH, k_TGH, v_TGH, sinks_N=sinks_N)
         o_bias = self.o_bias.value if self.o_bias else None
         return ops.linear(out_TNH.flatten(1), (self.o.weight(),), bias=o_bias, residual=residual_TD)
 
     def _placed(self, qk: Tensor, angles: Angles | None) -> tuple[Tensor, Tensor]:
         """Queries [T, N, H] and keys [T, G, H] with norms and positions, of both side by side."""
-        heads = self.config.num_heads
+        sizes = [self.config.num_heads, self.config.num_kv_heads]
         if self.config.qk_norm is None and (angles is None or angles.queries_T2R is angles.keys_T2R):
-            qk = self._turned(qk, angles and angles.keys_T2R)
-            return qk[:, :heads], qk[:, heads:]
-        q_TNH, k_TGH = self._normed(qk[:, :heads], self.q_norm), self._normed(qk[:, heads:], self.k_norm)
+            q_TNH, k_TGH = self._turned(qk, angles and angles.keys_T2R).split(sizes, dim=1)
+            return q_TNH, k_TGH
+        q_TNH, k_TGH = qk.split(sizes, dim=1)
+        q_TNH, k_TGH = self._normed(q_TNH, self.q_norm), self._normed(k_TGH, self.k_norm)
         return (
             self._turned(q_TNH, angles and angles.queries_T2R),
             self._turned(k_TGH, angles and angles.keys_T2R),

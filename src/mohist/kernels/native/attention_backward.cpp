@@ -101,6 +101,13 @@ void transpose(const float* in, int64_t in_stride, int64_t rows, int64_t columns
     for (int64_t i = 0; i < rows; i++) out[j * out_stride + i] = in[i * in_stride + j];
 }
 
+// Calls f(P, i) for P panels of 16 columns from i on at a time, then f(1, i) for those that are left.
+template <int P, class F> inline void panels_of(int64_t begin, int64_t end, const F& f) {
+  int64_t i = begin;
+  for (; i + 16 * (P - 1) < end; i += 16 * P) f(number<P>{}, i);
+  for (; i < end; i += 16) f(number<1>{}, i);
+}
+
 // One run and key/value head.
 class Worker {
  public:
@@ -167,17 +174,19 @@ class Worker {
     template <int R> void run() const {
       const float *q[R], *dy[R];
       repeat<R>([&](auto r) { q[r] = w.q_ + (pair + r) * w.key_dim_, dy[r] = w.dy_ + (pair + r) * w.value_room_; });
-      for (int64_t j = w.begin_; j < w.end_; j += 16) {
-        one<R>(q, w.keys(j), w.key_dim_, w.p_ + j - w.begin_);
-        one<R>(dy, w.values(j), w.value_dim_, w.ds_ + j - w.begin_);
-      }
+      panels_of<tile_panels<R>()>(w.begin_, w.end_, [&](auto count, int64_t j) {
+        constexpr int P = count;
+        const float *keys[P], *values[P];
+        repeat<P>([&](auto i) { keys[i] = w.keys(j + 16 * i), values[i] = w.values(j + 16 * i); });
+        multiply(q, keys, w.key_dim_, w.p_ + j - w.begin_);
+        multiply(dy, values, w.value_dim_, w.ds_ + j - w.begin_);
+      });
     }
-    template <int R> void one(const float* const (&x)[R], const float* panel, int64_t k, float* out) const {
-      const float* const panels[1] = {panel};
-      Accumulators<R, 1> acc;
+    template <int R, int P> void multiply(const float* const (&x)[R], const float* const (&panel)[P], int64_t k, float* out) const {
+      Accumulators<R, P> acc;
       acc.clear();
-      acc.add_products(x, panels, k);
-      acc.each([&](auto r, auto, vp v) { store(out + (pair + r) * w.stride_, v); });
+      acc.add_products(x, panel, k);
+      acc.each([&](auto r, auto i, vp v) { store(out + (pair + r) * w.stride_ + 16 * i, v); });
     }
   };
   void scores() {
@@ -207,24 +216,21 @@ class Worker {
     float m[16];
     store(m, most);
     const vp largest = fill16(*std::max_element(m, m + 16));
-    vp sum = fill16(0.0f);
+    vp sum = fill16(0.0f), dot = fill16(0.0f);
     for (int64_t i = 0; i < width; i += 16) {
       const vp u = exp(sub(mul(load16(p + i), scale), largest));
       store(p + i, u);
       sum = add(sum, u);
+      dot = fma(u, load16(ds + i), dot);
     }
     const float sink = a_.sinks ? exp_scalar(a_.sinks[n] - *std::max_element(m, m + 16)) : 0.0f;
-    const float reciprocal = 1.0f / (fold16(sum) + sink);
-    const vp inverse = fill16(reciprocal);
-    sum = fill16(0.0f);
+    const float reciprocal = 1.0f / (fold16(sum) + sink), mean = fold16(dot) * reciprocal;
+    if (a_.sinks) a_.dsinks[row * a_.heads + n] = -(sink * reciprocal) * mean;
     for (int64_t i = 0; i < width; i += 16) {
-      const vp u = mul(load16(p + i), inverse);
+      const vp u = mul(load16(p + i), fill16(reciprocal));
       store(p + i, u);
-      sum = fma(u, load16(ds + i), sum);
+      store(ds + i, mul(mul(u, scale), sub(load16(ds + i), fill16(mean))));
     }
-    const vp mean = fill16(fold16(sum));
-    if (a_.sinks) a_.dsinks[row * a_.heads + n] = -(sink * reciprocal) * fold16(sum);
-    for (int64_t i = 0; i < width; i += 16) store(ds + i, mul(mul(load16(p + i), scale), sub(load16(ds + i), mean)));
   }
 
   // dq = ds K
@@ -234,13 +240,15 @@ class Worker {
     template <int R> void run() const {
       const float* ds[R];
       repeat<R>([&](auto r) { ds[r] = w.ds_ + (pair + r) * w.stride_ + w.first_ - w.begin_; });
-      for (int64_t d = 0; d < w.key_dim_; d += 16) {
-        const float* const panel[1] = {w.key_rows_ + d * w.run_.keys() + 16 * w.first_};
-        Accumulators<R, 1> acc;
+      panels_of<tile_panels<R>()>(0, w.key_dim_, [&](auto count, int64_t d) {
+        constexpr int P = count;
+        const float* panel[P];
+        repeat<P>([&](auto i) { panel[i] = w.key_rows_ + (d + 16 * i) * w.run_.keys() + 16 * w.first_; });
+        Accumulators<R, P> acc;
         acc.clear();
         acc.add_products(ds, panel, w.last_ + 1 - w.first_);
-        acc.each([&](auto r, auto, vp v) { store(w.dq(pair + r) + d, v, w.key_dim_ - d); });
-      }
+        acc.each([&](auto r, auto i, vp v) { store(w.dq(pair + r) + d + 16 * i, v, w.key_dim_ - d - 16 * i); });
+      });
     }
   };
   void query_gradients() {
@@ -254,35 +262,40 @@ class Worker {
   // The first pair that sees key j: earlier rows end before it.
   int64_t first_pair(int64_t j) const { return std::max<int64_t>(0, run_.begin + j - position(0)) * all_.group; }
 
-  // sum[d][16 keys] += x[pair][d] * weight[pair][16 keys], for dimensions that lie side by side in x
+  // dkeys[key][d] += x[pair][d] * weight[pair][key], for dimensions that lie side by side in x
   struct Outer {
-    const float* x;
-    const float* weight;
-    float* sum;
-    int64_t x_stride, weight_stride, pairs;
+    const Worker& w;
+    const float *x, *weight;
+    int64_t x_stride, d, begin, end;
     template <int R> void run() const {
-      const float* const panel[1] = {weight};
-      Accumulators<R, 1> acc;
-      acc.each([&](auto r, auto, vp& v) { v = load16(sum + 16 * r); });
-      add_outer_products(acc, x, x_stride, panel, pairs, weight_stride);
-      acc.each([&](auto r, auto, vp v) { store(sum + 16 * r, v); });
+      panels_of<tile_panels<R>()>(begin, end, [&](auto count, int64_t j) {
+        constexpr int P = count;
+        const int64_t from = w.first_pair(j);
+        const float* panel[P];
+        float* sum[P];
+        repeat<P>([&](auto i) {
+          panel[i] = weight + from * w.stride_ + j + 16 * i - w.begin_;
+          sum[i] = w.all_.dkeys(w.run_, w.head_) + (j + 16 * i) * w.key_dim_ + 16 * d;
+        });
+        Accumulators<R, P> acc;
+        acc.each([&](auto r, auto i, vp& v) { v = load16(sum[i] + 16 * r); });
+        add_outer_products(acc, x + from * x_stride + d, x_stride, panel, w.pairs_ - from, w.stride_);
+        acc.each([&](auto r, auto i, vp v) { store(sum[i] + 16 * r, v); });
+      });
     }
   };
-  void outer(const float* x, int64_t x_stride, int64_t dim, const float* weight, float* sum, int64_t from) const {
+  void outer(const float* x, int64_t x_stride, int64_t dim, const float* weight) const {
     const Tiles tiles(dim);
-    for (int64_t t = 0; t < tiles.count; t++) {
-      const int64_t d = tiles.begin(t);
-      with_rows(tiles.size(t), Outer{x + from * x_stride + d, weight + from * stride_, sum + 16 * d, x_stride, stride_, pairs_ - from});
-    }
+    const int64_t step = 16 * tile_panels<kTileRows>();
+    for (int64_t j = begin_; j < end_; j += step)
+      for (int64_t t = 0; t < tiles.count; t++)
+        with_rows(tiles.size(t), Outer{*this, x, weight, x_stride, tiles.begin(t), j, std::min(end_, j + step)});
   }
 
   // dK = ds^T q, and, where values are part of the keys, + p^T dy
   void key_gradients() {
-    for (int64_t j = begin_; j < end_; j += 16) {
-      float* sum = all_.dkeys(run_, head_) + j * key_dim_;
-      outer(q_, key_dim_, key_dim_, ds_ + j - begin_, sum, first_pair(j));
-      if (!all_.cache.values) outer(dy_, value_room_, value_dim_, p_ + j - begin_, sum, first_pair(j));
-    }
+    outer(q_, key_dim_, key_dim_, ds_);
+    if (!all_.cache.values) outer(dy_, value_room_, value_dim_, p_);
   }
 
   // dV = p^T dy
@@ -291,14 +304,16 @@ class Worker {
     int64_t key, from;
     template <int R> void run() const {
       float* sum = w.all_.dvalues(w.run_, w.head_) + key * w.value_dim_;
-      for (int64_t d = 0; d < w.value_dim_; d += 16) {
+      panels_of<tile_panels<R>()>(0, w.value_dim_, [&](auto count, int64_t d) {
+        constexpr int P = count;
         const int64_t columns = w.value_dim_ - d;
-        const float* const panel[1] = {w.dy_ + from * w.value_room_ + d};
-        Accumulators<R, 1> acc;
-        acc.each([&](auto r, auto, vp& v) { v = load16(sum + r * w.value_dim_ + d, columns); });
+        const float* panel[P];
+        repeat<P>([&](auto i) { panel[i] = w.dy_ + from * w.value_room_ + d + 16 * i; });
+        Accumulators<R, P> acc;
+        acc.each([&](auto r, auto i, vp& v) { v = load16(sum + r * w.value_dim_ + d + 16 * i, columns - 16 * i); });
         add_outer_products(acc, w.p_ + from * w.stride_ + key - w.begin_, w.stride_, panel, w.pairs_ - from, w.value_room_);
-        acc.each([&](auto r, auto, vp v) { store(sum + r * w.value_dim_ + d, v, columns); });
-      }
+        acc.each([&](auto r, auto i, vp v) { store(sum + r * w.value_dim_ + d + 16 * i, v, columns - 16 * i); });
+      });
     }
   };
   void value_gradients() {

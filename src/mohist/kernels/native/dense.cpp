@@ -11,8 +11,11 @@ namespace mohist {
 namespace {
 
 constexpr int64_t kDepth = 256;         // contraction steps between two visits to c
-constexpr int64_t kBlockRows = 192;     // of c, in a task
+constexpr int64_t kBlockRows = 384;     // of c, in a task
 constexpr int64_t kBlockColumns = 384;
+constexpr int64_t kStripe = 8;          // contraction steps that are packed together
+// Numbers between packed panels: not a power of two, or all would compete for the same few lines of the first-level cache.
+constexpr int64_t kPanel = 16 * kDepth + 16;
 // What it costs to pack a number of a and of b, in multiply-adds; and to wait, in tasks.
 constexpr double kPackA = 12.0, kPackB = 6.0, kWait = 0.2;
 
@@ -44,8 +47,8 @@ class Block {
  public:
   Block(const mohist_product& p, int64_t row, int64_t rows, int64_t column, int64_t columns, Scratch& scratch)
       : p_(p), row_(row), column_(column), columns_(columns), panels_((columns + 15) / 16), tiles_(rows) {
-    packed_b_ = scratch.get<float>(kDepth * (16 * panels_ + rows) + 16);
-    packed_a_ = packed_b_ + kDepth * 16 * panels_;
+    packed_b_ = scratch.get<float>(kPanel * panels_ + kDepth * rows);
+    packed_a_ = packed_b_ + kPanel * panels_;
   }
 
   void run() {
@@ -78,7 +81,7 @@ class Block {
   template <int R, int P> void tile(int64_t index, int64_t panel) const {
     const int64_t first = tiles_.begin(index);
     const float* b[P];
-    repeat<P>([&](auto j) { b[j] = packed_b_ + (panel + j) * kDepth * 16; });
+    repeat<P>([&](auto j) { b[j] = packed_b_ + (panel + j) * kPanel; });
     Accumulators<R, P> acc;
     if (begin_ || p_.add) acc.each([&](auto r, auto j, vp& v) { v = load16(place(first + r, panel + j), columns_ - 16 * (panel + j)); });
     else acc.clear();
@@ -99,20 +102,24 @@ class Block {
       const float* b = p_.b + at(p_.b_index, begin_ + i) * p_.b_stride + column_;
       float* out = packed_b_ + 16 * i;
       int64_t c = 0;
-      for (; c + 16 <= columns_; c += 16, out += kDepth * 16) store(out, load16(b + c));
+      for (; c + 16 <= columns_; c += 16, out += kPanel) store(out, load16(b + c));
       if (c == columns_) continue;
       std::fill_n(std::copy_n(b + c, columns_ - c, out), 16 - (columns_ - c), 0.0f);
     }
   }
 
+  // A few rows at a time, so that a cache line which tiles share is read once.
   void pack_a() {
-    for (int64_t t = 0; t < tiles_.count; t++) {
-      const int64_t first = tiles_.begin(t), size = tiles_.size(t);
-      float* out = packed_a_ + first * kDepth;
-      for (int64_t i = 0; i < depth_; i++, out += size) {
-        const float* a = p_.a + at(p_.a_index, begin_ + i) * p_.a_stride + row_ + first;
-        if (size == kTileRows) memcpy(out, a, kTileRows * sizeof(float));  // of a known size: two moves
-        else std::copy_n(a, size, out);
+    for (int64_t begin = 0; begin < depth_; begin += kStripe) {
+      const int64_t end = std::min(depth_, begin + kStripe);
+      for (int64_t t = 0; t < tiles_.count; t++) {
+        const int64_t first = tiles_.begin(t), size = tiles_.size(t);
+        float* out = packed_a_ + first * kDepth + begin * size;
+        for (int64_t i = begin; i < end; i++, out += size) {
+          const float* a = p_.a + at(p_.a_index, begin_ + i) * p_.a_stride + row_ + first;
+          if (size == kTileRows) memcpy(out, a, kTileRows * sizeof(float));  // of a known size: two moves
+          else std::copy_n(a, size, out);
+        }
       }
     }
   }
@@ -131,26 +138,34 @@ class Block {
 }  // namespace
 
 void multiply(mohist_pool& pool, const mohist_product* products, int64_t count) {
-  struct Tasks {
+  // Products that add up to one result, and the tasks that all of them are cut into.
+  struct Sum {
+    int64_t first, last;
     Cut cut;
-    int64_t end;  // of the tasks of this product
+    int64_t end;  // of its tasks
   };
-  Tasks* all = pool.shared(7).get<Tasks>(count);
-  int64_t total = 0;
+  Sum* sums = pool.shared(7).get<Sum>(count);
+  int64_t num_sums = 0, total = 0;
   for (int64_t i = 0; i < count; i++) {
-    const Cut cut(products[i], pool.threads());
-    all[i] = {cut, total += products[i].m && products[i].n ? cut.tasks() : 0};
+    const mohist_product& p = products[i];
+    if (i && p.add && p.c == products[i - 1].c && p.m == products[i - 1].m) {  // those of no rows may share their place
+      sums[num_sums - 1].last = i;
+      continue;
+    }
+    const Cut cut(p, pool.threads());
+    sums[num_sums++] = {i, i, cut, total += p.m && p.n ? cut.tasks() : 0};
   }
   pool.parallel(total, [&](int64_t task, int thread) {
-    const int64_t i = std::upper_bound(all, all + count, task, [](int64_t t, const Tasks& tasks) { return t < tasks.end; }) - all;
-    const mohist_product& p = products[i];
-    const Cut& cut = all[i].cut;
-    const int64_t index = task - (i ? all[i - 1].end : 0), r = index / cut.column_blocks, c = index % cut.column_blocks;
+    const Sum* sum = std::upper_bound(sums, sums + num_sums, task, [](int64_t t, const Sum& s) { return t < s.end; });
+    const mohist_product& p = products[sum->first];
+    const Cut& cut = sum->cut;
+    const int64_t index = task - (sum == sums ? 0 : sum[-1].end), r = index / cut.column_blocks, c = index % cut.column_blocks;
     const int64_t panels = (p.n + 15) / 16;
     const int64_t row = p.m * r / cut.row_blocks, row_end = p.m * (r + 1) / cut.row_blocks;
     const int64_t column = panels * c / cut.column_blocks * 16;
     const int64_t column_end = std::min(p.n, panels * (c + 1) / cut.column_blocks * 16);
-    Block(p, row, row_end - row, column, column_end - column, pool.local(thread)).run();
+    for (int64_t i = sum->first; i <= sum->last; i++)
+      Block(products[i], row, row_end - row, column, column_end - column, pool.local(thread)).run();
   });
 }
 

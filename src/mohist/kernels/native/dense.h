@@ -22,8 +22,8 @@ static MOHIST_INLINE void add_outer_products(Accumulators<R, P>& acc, const floa
   }
 }
 
-// Computes all of them as one parallel loop; none may read what another writes. Every element of c is one chain, so
-// neither tiles nor threads change it.
+// Computes all of them as one parallel loop; none may read what another writes. One that adds to the c of the one before it
+// goes on with that. Every element of c is one chain, so neither tiles nor threads change it.
 void multiply(mohist_pool& pool, const mohist_product* products, int64_t count);
 
 }  // namespace mohist

@@ -87,14 +87,13 @@ void moe_backward(mohist_pool& pool, const mohist_moe_backward_args& a) {
     if (a.ddown) products.add({a.dy, hidden + at * width, a.ddown[e], index, nullptr, dim, width, rows, a.dy_stride, width, width, 1, 0});
   });
   products.run(pool);
-  for (int64_t second = 0; second < 2; second++) {  // dgate W_gate, then + dup W_up
-    each([&](int64_t e, int64_t at, int64_t rows) {
-      const float* w = second ? a.up[e] : a.gate[e];
-      products.add({dgate_up + at * 2 * width + second * width, w, dpairs + at * dim, nullptr, nullptr, rows, dim, width, 2 * width,
-                    dim, dim, 0, second});
-    });
-    products.run(pool);
-  }
+  each([&](int64_t e, int64_t at, int64_t rows) {  // dgate W_gate + dup W_up
+    const float *dgate = dgate_up + at * 2 * width, *dup = dgate + width;
+    float* out = dpairs + at * dim;
+    products.add({dgate, a.gate[e], out, nullptr, nullptr, rows, dim, width, 2 * width, dim, dim, 0, 0});
+    products.add({dup, a.up[e], out, nullptr, nullptr, rows, dim, width, 2 * width, dim, dim, 0, 1});
+  });
+  products.run(pool);
   parallel_rows(pool, a.rows, dim * a.top_k, [&](int64_t t) {
     float* dx = a.dx + t * dim;
     std::fill_n(dx, dim, 0.0f);

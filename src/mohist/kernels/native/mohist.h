@@ -279,7 +279,7 @@ typedef struct {
 } mohist_product;
 
 typedef struct {
-  const mohist_product* products;  // none reads what another writes
+  const mohist_product* products;  // none reads what another writes; one that adds to the c of the one before goes on with it
   int64_t count;
 } mohist_products_args;
 
