@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
+
+from tests.byte_level import byte_level, save_tokenizer
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 TEMPLATE = (
@@ -24,20 +25,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_tiny_model(folder: Path, *, seed: int = 5) -> Path:
     """Save a model that babbles, each seed in its own way."""
-    import tokenizers
-
     from mohist.kernels.twin import TorchOps
     from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConfig
     from mohist.model.load import init_decoder
     from mohist.model.rope_config import RopeConfig
     from mohist.model.save import save_decoder
 
-    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {letter: token for token, letter in enumerate(letters)}
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    backend.add_special_tokens([tokenizers.AddedToken(text, special=True) for text in SPECIAL])
+    backend = byte_level(dict.fromkeys(SPECIAL, True))
+    end = backend.token_to_id("b")
+    assert end is not None
     mixer = GqaConfig(num_heads=4, num_kv_heads=2, head_dim=16, rope=RopeConfig(dim=16))
     layer = LayerConfig(mixer=mixer, mlp=DenseConfig(width=96))
     config = DecoderConfig(
@@ -48,14 +44,8 @@ def make_tiny_model(folder: Path, *, seed: int = 5) -> Path:
         norm_eps=1e-5,
         tie_embeddings=True,
         max_positions=256,
-        eos_tokens=(vocabulary["a"] + 1,),
+        eos_tokens=(end,),
     )
     save_decoder(init_decoder(config, TorchOps(), seed=seed, std=0.3), folder)
-    backend.save(str(folder / "tokenizer.json"))
-    settings = {
-        "chat_template": TEMPLATE,
-        "eos_token": "<|im_end|>",
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    save_tokenizer(backend, folder, template=TEMPLATE, eos="<|im_end|>")
     return folder

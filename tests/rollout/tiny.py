@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-
-import tokenizers
-from tokenizers import AddedToken, decoders, pre_tokenizers
 
 from mohist.chat.chat import load_chat
 from mohist.engine.engine import Engine, EngineConfig
@@ -20,6 +16,7 @@ from mohist.model.save import save_decoder
 from mohist.tasks.library.arithmetic import ArithmeticConfig
 from mohist.types import SamplingParams
 from mohist.weights.checkpoint import open_checkpoint
+from tests.byte_level import byte_level, save_tokenizer
 
 CHARACTERS = "0123456789+Ġ"  # the last one is how byte-level tokenizers write a space
 SPECIAL = ["<think>", "</think>", "<|ask|>", "<|answer|>", "<|end|>"]
@@ -63,11 +60,7 @@ LATENT = LayerConfig(
 
 def save_tiny(folder: Path, *, seed: int = 0, std: float = 0.1, layer: LayerConfig = DENSE) -> Path:
     """Write the model with random weights, as a Hugging Face folder."""
-    vocabulary = {character: token for token, character in enumerate(CHARACTERS)}
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(text, special=True) for text in SPECIAL])
+    backend = byte_level(dict.fromkeys(SPECIAL, True), letters=CHARACTERS)
     config = DecoderConfig(
         family="llama" if layer is DENSE else "deepseek_v3",
         vocab_size=backend.get_vocab_size(),
@@ -79,13 +72,7 @@ def save_tiny(folder: Path, *, seed: int = 0, std: float = 0.1, layer: LayerConf
         eos_tokens=(END,),
     )
     save_decoder(init_decoder(config, load_ops(threads=1), seed=seed, std=std), folder)
-    backend.save(str(folder / "tokenizer.json"))
-    settings = {
-        "chat_template": TEMPLATE,
-        "eos_token": "<|end|>",
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    save_tokenizer(backend, folder, template=TEMPLATE, eos="<|end|>")
     return folder
 
 

@@ -19,7 +19,14 @@ from mohist.weights.fingerprint import content_hash
 from tests.serve.servers import Running, serving, user
 from tests.serve.tiny import save_babbler
 
-SAMPLED = {"temperature": 1.1, "top_p": 0.9, "frequency_penalty": 0.3, "max_tokens": 12, "seed": 7, "receipt": True}
+SAMPLED = {
+    "temperature": 1.1,
+    "top_p": 0.9,
+    "frequency_penalty": 0.3,
+    "max_tokens": 12,
+    "seed": 7,
+    "receipt": True,
+}
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from functools import cache
 from pathlib import Path
-
-import tokenizers
-from tokenizers import AddedToken, decoders, pre_tokenizers
 
 from mohist.chat.chat import Chat
 from mohist.chat.tokenizer import Tokenizer
@@ -24,6 +20,7 @@ from mohist.model.load import init_decoder
 from mohist.model.rope_config import RopeConfig
 from mohist.model.save import save_decoder
 from mohist.types import SamplingParams
+from tests.byte_level import byte_level, save_tokenizer
 
 CONTEXT = 1024
 SPECIAL = {
@@ -63,13 +60,7 @@ MERGES = [("t", "h"), ("h", "e"), ("i", "n"), ("l", "l"), ("Ġ", "t")]
 @cache
 def tiny_chat() -> Chat:
     """Bytes, a few words, ChatML, thinking that can be switched, tools, and filling in the middle."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [*letters, *("".join(pair) for pair in MERGES)]
-    vocabulary = {word: token for token, word in enumerate(words)}
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, MERGES))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_tokens([AddedToken(text, special=special) for text, special in SPECIAL.items()])
+    backend = byte_level(SPECIAL, merges=MERGES)
     names = {"eos_token": "<|im_end|>"}
     return Chat(Tokenizer(backend, names=names, templates={"default": TEMPLATE}))
 
@@ -163,12 +154,5 @@ def script_llm(*, max_running: int = 64) -> LLM:
 def save_babbler(folder: Path) -> Path:
     """The babbler as a Hugging Face folder."""
     save_decoder(tiny_decoder(), folder)
-    chat = tiny_chat()
-    chat.tokenizer.backend.save(str(folder / "tokenizer.json"))
-    settings = {
-        "chat_template": TEMPLATE,
-        "eos_token": "<|im_end|>",
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    save_tokenizer(tiny_chat().tokenizer.backend, folder, template=TEMPLATE, eos="<|im_end|>")
     return folder

@@ -14,6 +14,7 @@ from mohist.model.config import DecoderConfig, DenseConfig, GqaConfig, LayerConf
 from mohist.model.load import init_decoder
 from mohist.model.rope_config import RopeConfig
 from mohist.model.save import save_decoder
+from tests.byte_level import save_tokenizer
 
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
@@ -31,13 +32,7 @@ def write_tokenizer(folder: Path) -> int:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_tokens([AddedToken(text, special=True, normalized=False) for text in MARKUP])
-    backend.save(str(folder / "tokenizer.json"))
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": "<|im_end|>",
-        "chat_template": TEMPLATE,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    save_tokenizer(backend, folder, template=TEMPLATE, eos="<|im_end|>")
     return backend.get_vocab_size()
 
 

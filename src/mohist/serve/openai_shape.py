@@ -23,6 +23,7 @@ from mohist.types import ToolCall
 
 __all__ = [
     "ChatChunks",
+    "ChunkFrame",
     "chat_completion",
     "error_body",
     "head",
@@ -134,16 +135,37 @@ def _reasoning(text: str | None) -> dict[str, Any]:
     return {} if text is None else {"reasoning_content": text, "reasoning": text}
 
 
+class ChunkFrame:
+    """What the chunks of one response share: their head, and the usage, which the last of them tells."""
+
+    def __init__(self, head: dict[str, Any], num_choices: int, include_usage: bool) -> None:
+        self._head = head
+        self._num_left = num_choices
+        self._include_usage = include_usage
+        self._usage = Usage()
+
+    def end_choice(self, usage: Usage) -> None:
+        """Take note that a choice has ended, and what it cost: one more chunk comes of it."""
+        self._num_left -= 1
+        self._usage += usage
+
+    def chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        """The chunk that says this of a choice."""
+        chunk = {**self._head, "choices": [choice]}
+        if not self._num_left:
+            chunk["usage"] = usage_entry(self._usage)
+        elif self._include_usage:
+            chunk["usage"] = None
+        return chunk
+
+
 class ChatChunks:
     """The chunks of one streamed answer."""
 
     def __init__(self, started: Started, n: int, *, with_logprobs: bool, include_usage: bool) -> None:
-        self._head = head(started, "chatcmpl", "chat.completion.chunk")
+        self._frame = ChunkFrame(head(started, "chatcmpl", "chat.completion.chunk"), n, include_usage)
         self._thinks = started.thinks
         self._with_logprobs = with_logprobs
-        self._include_usage = include_usage
-        self._num_left = n
-        self._usage = Usage()
 
     def first(self, choice: int) -> dict[str, Any]:
         """The chunk that opens a choice."""
@@ -160,10 +182,8 @@ class ChatChunks:
             case ToolCallPiece():
                 yield from self._call(event)
             case Finished():
-                self._num_left -= 1
-                self._usage += event.usage
-                usage = None if self._num_left else self._usage
-                last = self._chunk(event.choice, self._text(""), reason=event.reason, usage=usage)
+                self._frame.end_choice(event.usage)
+                last = self._chunk(event.choice, self._text(""), reason=event.reason)
                 yield {**last, **receipt_entry(event.receipt)}
 
     def _text(self, content: str | None, reasoning: str | None = None) -> dict[str, Any]:
@@ -187,7 +207,6 @@ class ChatChunks:
         piece: Piece | None = None,
         *,
         reason: str | None = None,
-        usage: Usage | None = None,
     ) -> dict[str, Any]:
         logprobs = None
         if piece is not None and self._with_logprobs:
@@ -197,10 +216,6 @@ class ChatChunks:
                 "reasoning_content": [],
                 kind: [token_entry(info) for info in piece.tokens],
             }
-        entry = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        chunk = {**self._head, "choices": [entry]}
-        if usage is not None:
-            chunk["usage"] = usage_entry(usage)
-        elif self._include_usage:
-            chunk["usage"] = None
-        return chunk
+        return self._frame.chunk(
+            {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mohist.serve.answer import Answer, Choice, Event, Finished, Piece, Started, TokenInfo, Usage
-from mohist.serve.openai_shape import LEAST_LOGPROB, head, receipt_entry, usage_entry
+from mohist.serve.openai_shape import LEAST_LOGPROB, ChunkFrame, head, receipt_entry, usage_entry
 
 __all__ = ["TextChunks", "text_completion"]
 
@@ -62,11 +62,8 @@ class TextChunks:
     def __init__(
         self, started: Started, num_choices: int, *, with_logprobs: bool, include_usage: bool
     ) -> None:
-        self._head = head(started, "cmpl", "text_completion")
+        self._frame = ChunkFrame(head(started, "cmpl", "text_completion"), num_choices, include_usage)
         self._with_logprobs = with_logprobs
-        self._include_usage = include_usage
-        self._num_left = num_choices
-        self._usage = Usage()
 
     def of(self, event: Event, offset: int) -> Iterable[dict[str, Any]]:
         """The chunks of one event, of an answer whose choices are numbered from `offset` on."""
@@ -76,10 +73,8 @@ class TextChunks:
                 logprobs = _logprobs(event.tokens) if self._with_logprobs else None
                 yield self._chunk(index, event.text, logprobs)
             case Finished():
-                self._num_left -= 1
-                self._usage += event.usage
-                usage = None if self._num_left else self._usage
-                last = self._chunk(offset + event.choice, "", None, event.reason, usage)
+                self._frame.end_choice(event.usage)
+                last = self._chunk(offset + event.choice, "", None, event.reason)
                 yield {**last, **receipt_entry(event.receipt)}
 
     def _chunk(
@@ -88,12 +83,7 @@ class TextChunks:
         text: str,
         logprobs: dict[str, Any] | None,
         reason: str | None = None,
-        usage: Usage | None = None,
     ) -> dict[str, Any]:
-        entry = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
-        chunk = {**self._head, "choices": [entry]}
-        if usage is not None:
-            chunk["usage"] = usage_entry(usage)
-        elif self._include_usage:
-            chunk["usage"] = None
-        return chunk
+        return self._frame.chunk(
+            {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        )
