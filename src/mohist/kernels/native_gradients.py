@@ -46,6 +46,9 @@ __all__ = ["NativeGradients"]
 
 Grad = Tensor | None
 
+_LINE = 16
+"""Numbers of a cache line."""
+
 
 class _Product(NamedTuple):
     """out = a @ b, or a.T @ b where `transposed`; with `add`, added to it."""
@@ -389,7 +392,7 @@ class NativeGradients:
         chunk: int,
     ) -> tuple[TokenScores, Grad]:
         """See `Gradients.logprobs_forward`."""
-        logits_TV = recycled.empty(min(chunk, len(x_TD)), head.out_features)
+        logits_TV = _spread(min(chunk, len(x_TD)), head.out_features)
         scores = self._ops.logprobs(x_TD, head, targets_T, params, chunk=chunk, logits_TV=logits_TV)
         return scores, logits_TV[: (len(x_TD) - 1) % chunk + 1]
 
@@ -425,6 +428,11 @@ class NativeGradients:
 def _rows(x: Tensor) -> Tensor:
     """x itself, if its rows are contiguous; gradients may come in any layout."""
     return rows_contiguous(x if x.stride(-1) == 1 else x.contiguous())
+
+
+def _spread(rows: int, columns: int) -> Tensor:
+    """Room for rows, a cache line apart: a power of two from row to row lets all compete for few lines."""
+    return recycled.empty(rows, columns + _LINE)[:, :columns]
 
 
 def _pointers(tensors: Sequence[Grad]) -> ctypes.Array[c_void_p] | None:
