@@ -22,7 +22,8 @@ FORMATS = ("q4_k_m", "q5_k_m", "q6_k")
 """What llama.cpp is asked for: the first two mix formats."""
 STORED = ("q8_0", *FORMATS)
 """Every quantised file: what takes Q8_0's blocks apart is known to be cheap."""
-REPEATS = 3
+REPEATS, TRIES = 3, 2
+"""Fewer than elsewhere: prompts take llama.cpp seconds, and all of it is to take minutes."""
 NEW_TOKENS = 40
 
 
@@ -33,8 +34,9 @@ def run(crew: Crew, threads: int, repeats: int) -> Report:
     machine = crew.worker("machine", "", threads)
     decodes: dict[str, Run] = {w.spec.name: partial(decode.rate, w) for w in workers}
     prefills: dict[str, Run] = {w.spec.name: partial(prefill.rate, w) for w in workers}
-    found = alternate(probed(decodes, (w.spec.name for w in ours), MEMORY, machine), repeats, crew.ticks)
-    found_prefill = alternate(prefills, repeats, crew.ticks)
+    probed_decodes = probed(decodes, (w.spec.name for w in ours), MEMORY, machine)
+    found = alternate(probed_decodes, repeats, crew.ticks, tries=TRIES)
+    found_prefill = alternate(prefills, repeats, crew.ticks, tries=TRIES)
     num_bytes = {w.spec.name: w.call("decode_bytes", PROMPT_TOKENS + DECODE_TOKENS // 2) for w in ours}
     shares = {name: share(found, name, MEMORY, count) for name, count in num_bytes.items()}
     read = {name: f"{count / 1e6:,.0f}" for name, count in num_bytes.items()}

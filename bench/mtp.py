@@ -38,7 +38,7 @@ def tasks(name: str, kind: partial[Task]) -> dict[str, Task]:
 
 
 MATCHES = [
-    Match("mtp", "quickstart", "mtp", tasks("countdown", partial(Task, countdown, num_questions=50)), {}),
+    Match("mtp", "quickstart", "mtp", tasks("countdown", partial(Task, countdown, num_questions=20)), {}),
     Match("mtp", "trained", "mtp", tasks("countdown", partial(Task, countdown, num_questions=10)), {}),
     Match("mtp", "random", "mtp", tasks("nonsense", partial(Task, nonsense, num_questions=1)), {}),
 ]

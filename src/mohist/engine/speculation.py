@@ -33,7 +33,9 @@ COUNTS = (1, 3, 7)
 MAX_ROWS = 64
 """Beyond this many rows a step no further row is cheap."""
 MAX_LOSS = 0.03
-"""Share of a sequence's time that guesses may have lost it, at any moment; the same of all time together."""
+"""Share of a sequence's time that guesses may have lost it, at any moment."""
+MAX_LOSS_IN_ALL = 0.02
+"""The same of all time together, with what it takes to watch."""
 PATIENCE_S, PATIENCE_STEPS = 0.02, 16
 """What guessing may owe beyond that before it rests: the larger of so many seconds and so many steps."""
 REST_LOSS = 0.01
@@ -127,7 +129,7 @@ class Speculator:
         self._reading_s = 0.0
         """What it last took to catch up: an investment, which is given time to come back."""
         self._debt_s = 0.0
-        """What guessing took, less what it gave and `MAX_LOSS` of all steps."""
+        """What guessing took, less what it gave and `MAX_LOSS_IN_ALL` of all steps."""
         self._rests = False
 
     def guess(self, sequences: Seq[Sequence], limits: Seq[int], spare: int) -> list[list[int]]:
@@ -148,7 +150,7 @@ class Speculator:
             return
         start = self._clock()
         self._learn(chunks, outcomes, seconds)
-        self._debt_s += self._clock() - start - MAX_LOSS * seconds
+        self._debt_s += self._clock() - start - MAX_LOSS_IN_ALL * seconds
         self._debt_s = max(self._debt_s, -max(MOST_SAVED_S, MOST_SAVED_STEPS * seconds))
         if self._debt_s > patience_s(seconds) + self._reading_s:
             self._set_rest(True)
