@@ -21,7 +21,7 @@ from mohist.model.config import DecoderConfig, DenseConfig, MoeConfig
 from mohist.model.decoder import Decoder
 from mohist.model.load import init_decoder, load_decoder
 from mohist.model.save import save_decoder
-from mohist.model.tensors import Vector
+from mohist.model.tensors import Matrix, Vector
 from mohist.recipes.start import ShapeConfig, decoder_config, word_tokenizer
 from mohist.weights.checkpoint import open_checkpoint
 
@@ -88,13 +88,13 @@ def enlarged(
     for name, module in large.tensors().items():
         source = kept.get(name)
         if isinstance(module, Vector):
-            if source is not None:
+            if isinstance(source, Vector):
                 module.fill(source.value.detach().clone())
             continue
         matrix = module.dense().clone()
         if name.endswith(ADDS):
             matrix.zero_()
-        if source is not None:
+        if isinstance(source, Matrix):
             matrix[tuple(slice(size) for size in source.shape)] = source.dense()
         module.train_from(matrix)
     return large

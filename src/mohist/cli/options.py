@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import gc
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,7 +228,7 @@ def load_llm(args: argparse.Namespace) -> LLM:
 
 
 @contextlib.contextmanager
-def made_to_stay() -> Iterator[None]:
+def made_to_stay() -> Generator[None]:
     """Keep Python's collector away from what is imported and loaded here, now and later.
 
     PyTorch and a model are hundreds of thousands of objects, none of them garbage. To go through them took
