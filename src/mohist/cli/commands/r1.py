@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from mohist.cli import configured
+from mohist.errors import ConfigError
 
 SUMMARY = "make a model that reasons, by a recipe: cold start, reinforcement learning, before and after"
 EXAMPLES = """\
@@ -35,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
     from mohist.train.report import write_report
     from mohist.train.terminal import Terminal
 
+    if not args.overrides and not args.keys:
+        raise ConfigError(f"r1 takes a RECIPE: {', '.join(_packaged())}, or a TOML file")
     args.overrides[:1] = [_recipe(word) for word in args.overrides[:1]]
     config = configured.read_config(args, R1Config)
     if config is None:
@@ -57,5 +60,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _recipe(word: str) -> str:
     """The path of a recipe that comes with Mohist, where `word` is its name; else `word` itself."""
-    packaged = Path(str(files("mohist.recipes"))) / f"{word}.toml"
-    return str(packaged) if packaged.is_file() and not Path(word).exists() else word
+    if word.startswith("--") or Path(word).exists():
+        return word
+    packaged = _packaged()
+    if word not in packaged and not Path(word).suffix:
+        raise ConfigError(f"{word!r}: no such recipe: {', '.join(packaged)}, or a TOML file")
+    return str(packaged.get(word, word))
+
+
+def _packaged() -> dict[str, Path]:
+    """The recipes that come with Mohist, by name."""
+    return {path.stem: path for path in sorted(Path(str(files("mohist.recipes"))).glob("*.toml"))}
