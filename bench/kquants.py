@@ -49,7 +49,7 @@ def run(crew: Crew, threads: int, repeats: int) -> Report:
         ],
         goals=[
             ratio_goal(
-                f"{what} {format_name(format)}: Mohist / {peer}",
+                f"{what} {format_name(format)}: Mohist / {peer} {format_name(against)}",
                 series[f"Mohist {format_name(format)}"],
                 series[f"{peer} {format_name(against)}"],
                 1.0,
