@@ -76,7 +76,7 @@ template <class W> struct FloatTile {
 
 // Weights come from memory: ask for them ahead of time. With few rows, at the pace of the loop; else the first tile of
 // rows asks for the panel after the one that all tiles read.
-constexpr int64_t kPrefetchBytes = 2048;
+constexpr int64_t kPrefetchBytes = 3072;
 inline void prefetch_all(const uint8_t* p, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) prefetch(p + i);
 }
