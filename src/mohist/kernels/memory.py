@@ -28,7 +28,12 @@ _SMALL_BYTES = 1 << 20
 
 def zero_pages(num_bytes: int) -> Tensor:
     """uint8 [num_bytes] of zeros in ordinary pages; a page takes memory when it is first written."""
-    return torch.frombuffer(mmap.mmap(-1, max(1, num_bytes)), dtype=torch.uint8)[:num_bytes]
+    return torch.frombuffer(_private(max(1, num_bytes)), dtype=torch.uint8)[:num_bytes]
+
+
+def _private(num_bytes: int) -> mmap.mmap:
+    """Memory of this process alone. Of what could be shared, Linux makes large pages only where it was told to."""
+    return mmap.mmap(-1, num_bytes, access=mmap.ACCESS_COPY)
 
 
 class SlabAllocator:
@@ -56,11 +61,9 @@ def _large(num_bytes: int) -> Tensor:
 
 
 def _pages(num_bytes: int) -> mmap.mmap:
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return mmap.mmap(-1, num_bytes)
-    # private: of memory that could be shared, Linux makes large pages only where it was told to
-    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    memory = _private(num_bytes)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
 
 
