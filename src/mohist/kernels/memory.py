@@ -32,7 +32,7 @@ def zero_pages(num_bytes: int) -> Tensor:
 
 
 def _private(num_bytes: int) -> mmap.mmap:
-    """Memory of this process alone. Of what could be shared, Linux makes large pages only where it was told to."""
+    """Memory of this process alone: of what could be shared, Linux makes large pages only if told to."""
     return mmap.mmap(-1, num_bytes, access=mmap.ACCESS_COPY)
 
 
