@@ -125,6 +125,9 @@ TREE: dict[str, Any] = {
         (TREE, "{n:1,", None),
         (TREE, "{m:", None),
         (TREE, "{n:1.5", None),
+        # No white space comes before a number.
+        ({"properties": {"x": {"type": "number", "maximum": 1}}}, "{x:0.5}", '{"x": 0.5}'),
+        ({"properties": {"x": {"type": "number", "maximum": 1}}}, "{x: ", None),
         (TREE, "{n:<|", None),
         # Without properties, any key is one; each may come again, as in JSON.
         (

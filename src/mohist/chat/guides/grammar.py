@@ -118,13 +118,16 @@ def _reason(matcher: LLMatcher) -> str:
     return f"{first.removesuffix(' regex parse error:')} {found[1]}" if found else first
 
 
-def json_rule(schema_text: str) -> str:
-    """The right side of a rule for JSON that fits a schema, which `checked_schema` has passed."""
+def json_rule(schema_text: str, *, spaced: bool = True) -> str:
+    """The right side of a rule for JSON that fits a schema, which `checked_schema` has passed.
+
+    `spaced`: white space may come before it and between its parts.
+    """
     if not schema_text.startswith("{"):
         return f"%json {schema_text}"
-    options = '{"x-guidance": {"whitespace_pattern": ' + _quoted(_WHITESPACE) + "}"
+    space = f'"whitespace_pattern": {_quoted(_WHITESPACE)}' if spaced else '"whitespace_flexible": false'
     rest = schema_text[1:].lstrip()
-    return f"%json {options}{'' if rest == '}' else ', '}{rest}"
+    return f'%json {{"x-guidance": {{{space}}}{"" if rest == "}" else ", "}{rest}'
 
 
 def regex_rule(pattern: str) -> str:

@@ -94,7 +94,7 @@ class _Writer:
                 return '"null"'
         bounds = {key: schema[key] for key in _BOUNDS if key in schema}
         if bounds:
-            return self._named("number", json_rule(json.dumps({"type": kind, **bounds})))
+            return self._named("number", json_rule(json.dumps({"type": kind, **bounds}), spaced=False))
         return _INTEGER if kind == "integer" else _NUMBER
 
     def _object(self, schema: Mapping[str, Any], where: str) -> str:
