@@ -329,6 +329,10 @@ def test_what_has_no_effect_is_reported(running: Running) -> None:
         },
     )
     assert reply.headers["x-mohist-ignored"] == "store, messages.mood, thinking.depth, and 1 more"
+    for name in ("", " ", " mood", "mood "):  # a header cannot say them
+        odd = running.post("/v1/chat/completions", {"messages": [user("say hi")], name: 1})
+        assert odd.status_code == 200
+        assert odd.headers["x-mohist-ignored"] == "and 1 more"
     assert (
         "x-mohist-ignored" not in running.post("/v1/chat/completions", {"messages": [user("say hi")]}).headers
     )

@@ -143,7 +143,12 @@ def ignored_header(body: Body, *further: str) -> dict[str, str]:
     `further` are fields of the body, or of the `Ask` that was made of it.
     """
     names = dict.fromkeys((*unknown_fields(body), *(body.asked.get(name, name) for name in further)))
-    spelled = [name for name in names if name.isascii() and name.isprintable() and len(name) <= 80]
+    spelled = [name for name in names if _fits_header(name)]
     count = len(names) - len(spelled[:_MOST_IGNORED])
     listed = ", ".join([*spelled[:_MOST_IGNORED], *([f"and {count} more"] if count else [])])
     return {IGNORED_HEADER: listed} if names else {}
+
+
+def _fits_header(name: str) -> bool:
+    """Whether a header can hold it: no value of one begins or ends with a space."""
+    return name.isascii() and name.isprintable() and 0 < len(name.strip()) == len(name) <= 80
