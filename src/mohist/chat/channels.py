@@ -56,11 +56,6 @@ class ChannelSplitter(Splitter):
         self._is_first_piece = True
 
     @property
-    def done(self) -> bool:
-        """See `Splitter`."""
-        return self._called or self._state == "done"
-
-    @property
     def thinking(self) -> bool:
         """See `Splitter`."""
         return self._state == "reasoning"

@@ -37,9 +37,9 @@ class Splitter(ABC):
         self._deltas: list[Delta] = []
 
     @property
-    @abstractmethod
     def done(self) -> bool:
         """Whether a stop string came, or the one call that there may be: what follows is ignored."""
+        return self._called or self.stop_string is not None
 
     @property
     @abstractmethod

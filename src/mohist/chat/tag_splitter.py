@@ -59,11 +59,6 @@ class TagSplitter(Splitter):
         """Of that section."""
 
     @property
-    def done(self) -> bool:
-        """See `Splitter`."""
-        return self._called or self._state == "done"
-
-    @property
     def thinking(self) -> bool:
         """See `Splitter`."""
         inside = self._state == "tools" and self._around == "reasoning"
