@@ -55,3 +55,20 @@ def test_every_answer_is_documented(running: Running, mode: GenerationMode) -> N
         except Unsatisfiable:
             # There is no data that does not fit: a route without parameters.
             assert mode is GenerationMode.NEGATIVE
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+        ("/v1/completions", {"prompt": "hi"}),
+        ("/v1/responses", {"input": "hi"}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}),
+    ],
+)
+def test_streams_are_documented(running: Running, path: str, body: dict[str, Any]) -> None:
+    """Drawn data asks for one only now and then."""
+    document = schemathesis.openapi.from_url(f"{running.url}/openapi.json")
+    case = document[path]["POST"].Case(body={**body, "stream": True}, media_type="application/json")
+    reply = case.call_and_validate(checks=CHECKED)
+    assert reply.headers["content-type"] == ["text/event-stream; charset=utf-8"]

@@ -175,6 +175,15 @@ class ModelList(BaseModel):
     data: list[ModelEntry]
 
 
+_EVENT = {
+    "description": "Each event of the stream; `data` is JSON, or [DONE] at the end.",
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
+"""In OpenAPI 3.1 the schema of a stream is that of its events."""
+
+
 def documented(reply: type[BaseModel], *, streams: bool = False) -> dict[int | str, dict[str, Any]]:
     """The responses of a route for the OpenAPI document."""
     errors = {
@@ -189,7 +198,7 @@ def documented(reply: type[BaseModel], *, streams: bool = False) -> dict[int | s
     }
     ok: dict[str, Any] = {"model": reply}
     if streams:
-        ok["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        ok["content"] = {"text/event-stream": {"schema": _EVENT}}
     return {
         200: ok,
         **{code: {"model": ErrorBody, "description": text} for code, text in errors.items()},
