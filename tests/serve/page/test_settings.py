@@ -97,6 +97,13 @@ def test_the_keyboard_is_enough(open_page: OpenPage) -> None:
     page.wait_for_selector(".answer .figures")
     page.keyboard.press("Control+K")
     until(page, lambda: page.evaluate("document.activeElement.id") == "search")
+    page.focus("#message")
+    # Whoever types on at once types into the search.
+    focused = """() => {
+        dispatchEvent(new KeyboardEvent("keydown", { key: "k", ctrlKey: true }));
+        return document.activeElement.id;
+    }"""
+    assert page.evaluate(focused) == "search"
     page.keyboard.press("Control+Shift+L")
     assert page.evaluate("document.activeElement.id") == "message"
     page.keyboard.press("Control+/")

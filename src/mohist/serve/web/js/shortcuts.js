@@ -9,6 +9,7 @@ const focus = (id) => document.getElementById(id)?.focus();
 const WITH_MODIFIER = {
   k: () => {
     state.set({ sidebar: true });
+    focus("search"); // at once, for what is typed next; where it had been hidden, it can only be once it is drawn
     requestAnimationFrame(() => focus("search"));
   },
   "/": () => (state.get().dialog ? closeDialog() : openDialog("shortcuts")),
