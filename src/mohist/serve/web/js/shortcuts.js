@@ -9,8 +9,9 @@ const focus = (id) => document.getElementById(id)?.focus();
 const WITH_MODIFIER = {
   k: () => {
     state.set({ sidebar: true });
-    focus("search"); // at once, for what is typed next; where it had been hidden, it can only be once it is drawn
-    requestAnimationFrame(() => focus("search"));
+    focus("search"); // at once, for what is typed next
+    if (document.activeElement?.id === "search") return;
+    requestAnimationFrame(() => focus("search")); // it was hidden, and is drawn only now
   },
   "/": () => (state.get().dialog ? closeDialog() : openDialog("shortcuts")),
 };
